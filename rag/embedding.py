@@ -1,0 +1,36 @@
+"""Text → vectors: the bundled multilingual-e5-small, any sentence-transformers model, GGUF, remote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Embedder(Protocol):
+    """Vectors of unit length. Thread-safe."""
+
+    identity: str
+    """Model, revision, prefixes and normalisation in one line; libraries remember it."""
+    dimension: int
+    max_tokens: int
+    """Longest text it sees whole, in its own tokens."""
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a passage, specials and prefix included."""
+        ...
+
+    def embed_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(len(texts), dimension)."""
+        ...
+
+    def embed_passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(len(texts), dimension)."""
+        ...
+
+
+def load_embedder(name: str = "multilingual-e5-small") -> Embedder:
+    """The bundled model by its name, or any sentence-transformers name or folder, loaded at first use."""
+    raise NotImplementedError
