@@ -1,0 +1,57 @@
+# Everything here works on a fresh clone with Python 3.11 or newer, a C compiler and make.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format bench dist clean
+
+help:            ## show these lines
+	@sed -n 's/^\([a-z-]*:\).*## /  make \1 /p' $(MAKEFILE_LIST) | sed 's/: */	/' | expand -t 20
+
+demo: $(BIN)/.installed-demo            ## ask the manual one English and one Chinese question, offline
+	@$(BIN)/hanpaca demo --library .demo
+
+test: $(BIN)/.installed-dev            ## run the tests (HANPACA_DATA=FOLDER adds those on real data)
+	$(BIN)/pytest tests -c tests/pytest.ini -m "not slow"
+
+test-slow: $(BIN)/.installed-dev            ## run the tests that take minutes
+	$(BIN)/pytest tests -c tests/pytest.ini -m slow
+
+lint: $(BIN)/.installed-dev            ## ruff, its formatter, and strict types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini
+
+format: $(BIN)/.installed-dev            ## let ruff format and mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(BIN)/.installed-dev            ## run every benchmark; each names its bar and says whether it was met
+	@for script in tests/benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script --json || exit 1; done
+
+dist: $(BIN)/.installed-dev            ## build the wheel and the sdist, and check them
+	rm -rf dist build
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
+
+clean:            ## remove what make made: .venv, the demo's library, builds and caches
+	rm -rf .venv .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is newer than what it was installed from, so a second run installs nothing.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "Hanpaca needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+$(BIN)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing (the first time llama.cpp is compiled for this CPU: about five minutes on two cores)"
+	$(INSTALL) -e '.[demo]'
+	@touch $@
+
+$(BIN)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing everything the tests need (the first time llama.cpp is compiled: about five minutes on two cores)"
+	$(INSTALL) -e '.[demo,llama-index,server,train,dev]'
+	@touch $@ $(BIN)/.installed-demo
