@@ -1,0 +1,91 @@
+"""The `hanpaca` command: a dict of name → function, of which only the chosen one's module is imported.
+
+Knows no command's options; each command's module has its own. Errors that Hanpaca raises on purpose become one
+message on stderr and the exit code the error carries.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("demo", "index the manual, then answer one English and one Chinese question"),
+    "ask": ("ask", "answer a question from a library's documents, with citations"),
+    "ingest": ("ingest", "read documents or folders into a library"),
+    "sources": ("sources", "list the documents in a library, or delete some"),
+    "search": ("search", "show the passages that fit a question, without a model"),
+    "chat": ("chat", "talk to a model"),
+    "models": ("models", "list the models that have a name here"),
+    "pull": ("pull", "download a model"),
+    "doctor": ("doctor", "say what works on this machine and which models fit"),
+}
+"""Name → (module in this folder with a function `run(argv)`, one line of help)."""
+
+INTERRUPTED, PIPE_CLOSED = 130, 141
+"""Exit codes as a shell gives them to a program that a signal ended."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. `argv` is without the program's name and defaults to `sys.argv`."""
+    from ...core.errors import HanpacaError
+
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
+    except HanpacaError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("stopped.", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader went away (as `head` does); the interpreter's own flush at exit must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return PIPE_CLOSED
+    except OSError as error:
+        return _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), 1)
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if words[0] in ("-V", "--version"):
+        from ... import __version__
+
+        print(f"hanpaca {__version__}")
+        return 0
+    name, *rest = words
+    if name not in COMMANDS:
+        from ...core.errors import BadInput
+
+        near = difflib.get_close_matches(name, COMMANDS, n=2, cutoff=0.5)
+        guess = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise BadInput(f"{name!r} is not a command.{guess}", f"Commands: {', '.join(COMMANDS)}.")
+    command = importlib.import_module(f".{COMMANDS[name][0]}", __package__).run
+    return int(command(rest) or 0)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {line}" for name, (_, line) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: hanpaca COMMAND [options]",
+            "",
+            "Chinese LLaMA-2 / Alpaca-2 and other LLaMA models, and questions to your own documents, on this machine.",
+            "",
+            *lines,
+            "",
+            "`hanpaca COMMAND --help` shows a command's options. `hanpaca --version` shows the version.",
+        ]
+    )
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"hanpaca: {message}", file=sys.stderr)
+    return code

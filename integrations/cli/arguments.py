@@ -1,0 +1,78 @@
+"""The parser all commands use, and the options that several share.
+
+Knows no command. A wrong option is refused with the near and the valid ones; nothing is abbreviated silently.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from typing import NoReturn
+
+from ...core.errors import BadInput
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises `BadInput` instead of printing and leaving."""
+
+    def __init__(self, command: str, about: str) -> None:
+        super().__init__(prog=f"hanpaca {command}", description=about, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{self.prog}: {message}.", f"`{self.prog} --help` shows how it is used.")
+
+    def options(self) -> list[str]:
+        """The long form of every option."""
+        return sorted({text for action in self._actions for text in action.option_strings if text.startswith("--")})
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse `argv`. `--help` prints and leaves with code 0, as argparse does."""
+        found, unknown = self.parse_known_intermixed_args(argv)
+        if unknown:
+            wrong = unknown[0].partition("=")[0]
+            near = difflib.get_close_matches(wrong, self.options(), n=1)
+            guess = f" Did you mean {near[0]}?" if near else ""
+            raise BadInput(
+                f"{self.prog}: {wrong!r} is not understood.{guess}", f"Options: {', '.join(self.options())}."
+            )
+        return found
+
+
+def add_json(parser: Parser) -> None:
+    """`--json`: one JSON object on stdout instead of text."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def add_library(parser: Parser) -> None:
+    """`--library`: which library to use."""
+    parser.add_argument(
+        "--library",
+        default="default",
+        metavar="NAME|PATH",
+        help="a library's name, or a folder (anything with a slash); default: %(default)s",
+    )
+
+
+def add_model(parser: Parser) -> None:
+    """`--model` and `--context`: which model answers."""
+    parser.add_argument(
+        "--model",
+        metavar="NAME|FILE",
+        help="a name from `hanpaca models`, or a .gguf file; default: $HANPACA_MODEL, else a chat model you pulled, "
+        "else smollm2",
+    )
+    parser.add_argument("--context", type=int, metavar="TOKENS", help="longest prompt and answer; default: the model's")
+
+
+def add_sampling(parser: Parser) -> None:
+    """`--max-tokens`, `--temperature`, `--seed`: how the model chooses its words."""
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="longest answer in tokens")
+    parser.add_argument("--temperature", type=float, metavar="T", help="0 takes the likeliest word; default: 0.2")
+    parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answer")
+
+
+def sampling_of(found: argparse.Namespace) -> dict[str, int | float]:
+    """The sampling settings that were given, by name."""
+    named = {name: getattr(found, name) for name in ("max_tokens", "temperature", "seed")}
+    return {name: value for name, value in named.items() if value is not None}

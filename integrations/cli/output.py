@@ -1,0 +1,78 @@
+"""Tables, progress, answers and citations on a terminal, in a pipe, or as JSON.
+
+Knows no command. Results go to stdout, everything about the work itself to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import textwrap
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+GIB = 2**30
+
+
+def say(text: str = "") -> None:
+    """One line of result."""
+    print(text, flush=True)
+
+
+def note(text: str) -> None:
+    """One line about the work."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def as_json(value: Any) -> None:
+    """One JSON object, readable by people too."""
+    say(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def width(text: str) -> int:
+    """Columns that a text takes on a terminal: a Chinese character takes two."""
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 0 if unicodedata.combining(char) else 1 for char in text)
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Aligned columns without ornament: they read well in a terminal, a pipe and an e-mail."""
+    lines = [heads, *rows]
+    widths = [max(width(line[column]) for line in lines) for column in range(len(heads))]
+    for line in lines:
+        cells = (cell + " " * (room - width(cell)) for cell, room in zip(line, widths, strict=True))
+        say("  ".join(cells).rstrip())
+
+
+def size(bytes_: float) -> str:
+    """Bytes in the unit people use for them."""
+    if bytes_ >= GIB / 10:
+        return f"{bytes_ / GIB:.1f} GiB"
+    return f"{bytes_ / 2**20:.1f} MiB" if bytes_ >= 2**20 / 10 else f"{bytes_ / 1024:.1f} KiB"
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on stderr fed with (done, total, what); in a pipe, nothing."""
+    if not sys.stderr.isatty():
+        yield lambda done, total, what: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, what: bar.update(task, completed=done, total=total or None, description=what)
+
+
+def quoted(text: str, most: int = 240) -> str:
+    """A passage on a few indented lines, cut at `most` characters."""
+    flat = " ".join(text.split())
+    flat = flat if len(flat) <= most else flat[: most - 1].rstrip() + "…"
+    room = max(40, min(shutil.get_terminal_size().columns, 110) - 6)
+    if any(unicodedata.east_asian_width(char) in "WF" for char in flat):
+        room //= 2
+    return "\n".join(f"      {line}" for line in textwrap.wrap(flat, room))
