@@ -106,6 +106,8 @@ class Engine(Protocol):
     vocabulary: Vocabulary
     native_context: int
     """Positions the model was trained on, its own RoPE scaling included."""
+    context: int
+    """Most tokens of prompt and answer together, context extension included."""
     chat_template: str | None
     """The Jinja template in the model's metadata, if any."""
     identity: str

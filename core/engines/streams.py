@@ -90,6 +90,7 @@ class _Gathering:
         self.on_end: Any = None
         self._deltas: list[list[Delta]] = [[] for _ in range(count)]
         self._left = count
+        self._lock = threading.Lock()
         self._error: BaseException | None = None
 
     def listener(self, index: int) -> Any:
@@ -102,7 +103,8 @@ class _Gathering:
                 return
             deltas.append(event)
             if event.finish_reason:
-                self._left -= 1  # only the engine's one thread comes here
+                with self._lock:  # an engine may have several threads
+                    self._left -= 1
                 if not self._left:
                     self._end()
 

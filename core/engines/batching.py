@@ -1,0 +1,427 @@
+"""Continuous batching over one context: who runs, who waits, what is cached. Knows no text and no templates.
+
+A job is in one of these states:
+
+    waiting ──admit──▶ running ──finish──▶ (its sequence stays as *cached*) ──evict──▶ free
+       └────────────────┴── cancelled, expired, failed: ends at the next step
+
+*Running* has two phases that nothing but the number of tokens still to be computed tells apart: with more than one
+the sequence prefills, with one it decodes. Each step is one `decode` of every decoding sequence's token and, in
+what room is left, of chunks of the prefilling ones, so a long prompt delays the others by one chunk at most.
+
+Invariants, kept by every method and checked by the property tests:
+
+1. A sequence's `cells` and `tokens` have the same length: what it has computed.
+2. Used cells + cells promised to running jobs ≤ capacity. A job is admitted only when all it can ever need is free
+   or can be freed by evicting cached sequences, so nothing that runs is ever preempted and nothing deadlocks.
+3. Jobs are admitted in order of arrival, but for one that waits for a prefix which another is computing right now.
+4. A job hears exactly one end: its own last output, `fail`, or silence after `cancel`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from ..errors import ContextOverflow, EngineFailure, HanpacaError, TimedOut
+from .cells import Cells
+
+WORTH_WAITING = 32
+"""Tokens of a prefix that another sequence is computing, for which a job waits rather than compute them again."""
+
+
+class Decoder(Protocol):
+    """The native side: cache cells by sequence id, and one forward pass."""
+
+    cells: int
+    batch: int
+    """Most tokens of one `decode`."""
+    outputs: int
+    """Most tokens of one `decode` that ask for logits; at least `sequences`, or `batch` if that is smaller."""
+    sequences: int
+    """Sequence ids run from 0 to this, exclusive."""
+
+    def decode(
+        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool]
+    ) -> None:
+        """One forward pass. Raises `EngineFailure`."""
+        ...
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Let `target`, which is empty, share the first `length` cells of `source`."""
+        ...
+
+    def trim(self, sequence: int, length: int) -> None:
+        """Drop a sequence's cells from position `length` on."""
+        ...
+
+
+class Job:
+    """One request as the scheduler sees it. Subclasses say what to do with an output."""
+
+    def __init__(self, tokens: Sequence[int], max_new: int, first_output: int, timeout: float | None = None) -> None:
+        self.tokens = list(tokens)
+        self.max_new = max_new
+        self.first_output = first_output
+        """Logits are wanted from this position on; the last prompt position at the latest."""
+        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.cancelled = False
+        self.owner: object = None
+        self.decoder: Any = None
+        self.defer: tuple[_Sequence, Job | None, int] | None = None
+
+    def started(self, cached: int) -> None:
+        """The job was admitted; `cached` of its tokens need no computing."""
+
+    def output(self, row: int, position: int) -> int | None:
+        """Logits of `position` are in row `row` of the last decode. The next token to compute, or None: done."""
+        raise NotImplementedError
+
+    def fail(self, error: BaseException) -> None:
+        """The job ended with an error."""
+        raise NotImplementedError
+
+    def released(self) -> None:
+        """The scheduler has forgotten the job, however it ended."""
+
+
+class _Sequence:
+    """A sequence id with what it has computed, and its job while it runs."""
+
+    def __init__(self, id: int) -> None:
+        self.id = id
+        self.tokens: list[int] = []
+        self.cells: list[int] = []
+        self.todo: list[int] = []
+        self.job: Job | None = None
+        self.promised = 0
+        self.used = 0.0
+
+    @property
+    def target(self) -> list[int]:
+        return self.tokens + self.todo
+
+
+class Scheduler:
+    """Runs jobs on a decoder. `submit` and `Job.cancelled` may be used from any thread; the rest from one."""
+
+    def __init__(self, decoder: Decoder, *, running: int = 64, chunk_beside: int = 128) -> None:
+        self._decoder = decoder
+        self._most_running = min(running, decoder.sequences, decoder.outputs)
+        self._chunk_beside = min(chunk_beside, decoder.batch)
+        self._cells = Cells(decoder.cells)
+        self._free_ids = list(range(decoder.sequences - 1, -1, -1))
+        self._running: list[_Sequence] = []
+        self._cached: list[_Sequence] = []
+        self._waiting: deque[Job] = deque()
+        self._inbox: deque[Job] = deque()
+        self._lock = threading.Lock()
+        self._promised = 0
+        self.computed = 0
+        """Tokens decoded so far, for tests and benchmarks."""
+        self.last_used = time.monotonic()
+
+    # -- callers' side -------------------------------------------------------------------------------------------
+
+    def submit(self, job: Job) -> None:
+        """Queue a job. Raises `ContextOverflow` for one that can never fit."""
+        if len(job.tokens) + job.max_new > self._decoder.cells:
+            raise ContextOverflow(
+                f"{len(job.tokens)} prompt tokens and {job.max_new} new ones exceed the {self._decoder.cells} cells of "
+                "this context.",
+                "Shorten the prompt, ask for fewer tokens, or load the model with more cells.",
+            )
+        with self._lock:
+            self._inbox.append(job)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs not admitted yet."""
+        return len(self._inbox) + len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Jobs admitted and not ended."""
+        return len(self._running)
+
+    @property
+    def busy(self) -> bool:
+        """Whether `step` has anything to do."""
+        return bool(self._inbox or self._waiting or self._running)
+
+    # -- worker's side -------------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """End what was cancelled or expired, admit what fits, and run one forward pass."""
+        self.last_used = time.monotonic()
+        self._receive()
+        self._reap()
+        self._admit()
+        if self._running:
+            self._advance()
+
+    def abandon(self, error: HanpacaError, owner: object = None) -> None:
+        """Fail every job (of one owner, if given)."""
+        self._receive()
+        for job in [job for job in self._waiting if owner is None or job.owner is owner]:
+            self._waiting.remove(job)
+            self._end_job(job, error)
+        for sequence in [s for s in self._running if owner is None or (s.job and s.job.owner is owner)]:
+            self._retire(sequence, error)
+
+    def forget_cached(self) -> None:
+        """Evict every cached sequence."""
+        while self._cached:
+            self._evict(self._cached[0])
+
+    def _receive(self) -> None:
+        with self._lock:
+            self._waiting.extend(self._inbox)
+            self._inbox.clear()
+
+    def _reap(self) -> None:
+        now = time.monotonic()
+        for sequence in [s for s in self._running if s.job and _over(s.job, now)]:
+            self._retire(sequence, _verdict(sequence.job, now))
+        if any(_over(job, now) for job in self._waiting):
+            over = [job for job in self._waiting if _over(job, now)]
+            self._waiting = deque(job for job in self._waiting if not _over(job, now))
+            for job in over:
+                self._end_job(job, _verdict(job, now))
+
+    # -- admission -----------------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        held_back: list[Job] = []
+        while self._waiting and len(self._running) < self._most_running:
+            job = self._waiting.popleft()
+            if self._deferred(job):
+                held_back.append(job)
+                continue
+            source, shared = self._prefix(job)
+            if self._deferred(job):
+                held_back.append(job)
+                continue
+            if not self._start(job, source, shared):
+                held_back.append(job)
+                break
+        self._waiting.extendleft(reversed(held_back))
+
+    @staticmethod
+    def _deferred(job: Job) -> bool:
+        """Whether the prefix this job waits for is still being computed."""
+        if job.defer is None:
+            return False
+        sequence, owner, length = job.defer
+        if sequence.job is owner and len(sequence.tokens) < length:
+            return True
+        job.defer = None
+        return False
+
+    def _prefix(self, job: Job) -> tuple[_Sequence | None, int]:
+        """The sequence with the longest computed common prefix; sets `job.defer` if a longer one is under way."""
+        limit = min(job.first_output, len(job.tokens) - 1)
+        best, shared = None, 0
+        soon, later = None, 0
+        for sequence in (*self._cached, *self._running):
+            length = common_prefix(job.tokens, sequence.tokens, limit)
+            if length > shared:
+                best, shared = sequence, length
+            if length == len(sequence.tokens) and len(sequence.todo) > 1:
+                coming = common_prefix(job.tokens, sequence.target, limit)
+                if coming > later:
+                    soon, later = sequence, coming
+        if soon is not None and later >= shared + WORTH_WAITING:
+            job.defer = (soon, soon.job, later)
+        return best, shared
+
+    def _start(self, job: Job, source: _Sequence | None, shared: int) -> bool:
+        """Give the job a sequence and its cells; False if they cannot be had yet."""
+        need = len(job.tokens) - shared + job.max_new
+        prefix = source.cells[:shared] if source else []
+        if self._cells.pinned + self._cells.unpinned(prefix) + self._promised + need > self._cells.capacity:
+            return False
+        if source is not None and source.job is None and (len(source.tokens) == shared or not self._spare_id(source)):
+            sequence = self._take_over(source, shared)
+        else:
+            sequence = self._branch(source, shared)
+        while self._cells.used + self._promised + need > self._cells.capacity:
+            self._evict(min(self._cached, key=lambda cached: cached.used))
+        sequence.job = job
+        sequence.todo = job.tokens[shared:]
+        sequence.promised = need
+        self._promised += need
+        self._running.append(sequence)
+        job.started(shared)
+        return True
+
+    def _spare_id(self, source: _Sequence) -> bool:
+        return bool(self._free_ids) or any(cached is not source for cached in self._cached)
+
+    def _take_over(self, source: _Sequence, shared: int) -> _Sequence:
+        self._cached.remove(source)
+        self._cells.drop(source.cells[shared:], pinned=False)
+        self._decoder.trim(source.id, shared)
+        del source.tokens[shared:], source.cells[shared:]
+        self._cells.pin(source.cells)
+        return source
+
+    def _branch(self, source: _Sequence | None, shared: int) -> _Sequence:
+        if not self._free_ids:
+            self._evict(min((s for s in self._cached if s is not source), key=lambda cached: cached.used))
+        sequence = _Sequence(self._free_ids.pop())
+        if source is not None and shared:
+            self._decoder.copy(source.id, sequence.id, shared)
+            sequence.tokens, sequence.cells = source.tokens[:shared], source.cells[:shared]
+            self._cells.hold(sequence.cells, pin=True)
+            source.used = time.monotonic()
+        return sequence
+
+    # -- one forward pass ----------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        shares = self._shares()
+        tokens: list[int] = []
+        positions: list[int] = []
+        ids: list[int] = []
+        outputs: list[bool] = []
+        for sequence, count in shares:
+            job, start = sequence.job, len(sequence.tokens)
+            assert job is not None
+            tokens += sequence.todo[:count]
+            positions += range(start, start + count)
+            ids += [sequence.id] * count
+            outputs += [position >= job.first_output for position in range(start, start + count)]
+        try:
+            self._decoder.decode(tokens, positions, ids, outputs)
+        except EngineFailure as error:
+            for sequence, _ in shares:
+                self._retire(sequence, error, keep=False)
+            return
+        self.computed += len(tokens)
+        row = 0
+        for sequence, count in shares:
+            self._book(sequence, count)
+            self._deliver(sequence, row, count)
+            row += count
+
+    def _shares(self) -> list[tuple[_Sequence, int]]:
+        """How many tokens each running sequence computes in this step.
+
+        Every decoding sequence has one. Of the rest the oldest prefilling sequence gets half, so that it ends; the
+        others follow by what they still need, so that a short prompt need not wait for a long one.
+        """
+        shares = [(sequence, 1) for sequence in self._running if len(sequence.todo) == 1]
+        prefilling = [sequence for sequence in self._running if len(sequence.todo) > 1]
+        if not prefilling:
+            return shares
+        room = min(self._chunk_beside, self._decoder.batch - len(shares)) if shares else self._decoder.batch
+        oldest, others = prefilling[0], sorted(prefilling[1:], key=lambda s: len(s.todo))
+        left = room // 2 if others else room
+        counts = {oldest.id: min(left, len(oldest.todo))}
+        room -= counts[oldest.id]
+        for sequence in others:
+            counts[sequence.id] = min(room, len(sequence.todo))
+            room -= counts[sequence.id]
+        counts[oldest.id] += min(room, len(oldest.todo) - counts[oldest.id])
+        return self._within_outputs(shares + [(s, counts[s.id]) for s in prefilling if counts[s.id]])
+
+    def _within_outputs(self, shares: list[tuple[_Sequence, int]]) -> list[tuple[_Sequence, int]]:
+        """Cut shares so that no more tokens ask for logits than one pass gives; a score may ask for many."""
+        left = self._decoder.outputs
+        result: list[tuple[_Sequence, int]] = []
+        for sequence, count in shares:
+            assert sequence.job is not None
+            silent = max(0, min(count, sequence.job.first_output - len(sequence.tokens)))
+            count = silent + min(count - silent, left)
+            left -= count - silent
+            if count:
+                result.append((sequence, count))
+        return result
+
+    def _book(self, sequence: _Sequence, count: int) -> None:
+        sequence.tokens += sequence.todo[:count]
+        del sequence.todo[:count]
+        sequence.cells += self._cells.take(count, pin=True)
+        sequence.promised -= count
+        self._promised -= count
+
+    def _deliver(self, sequence: _Sequence, row: int, count: int) -> None:
+        """Hand a job its outputs; `row` is the first of its `count` rows."""
+        job = sequence.job
+        assert job is not None
+        start = len(sequence.tokens) - count
+        try:
+            following = None
+            for position in range(max(start, job.first_output), start + count):
+                following = job.output(row + position - start, position)
+        except Exception as error:
+            self._retire(sequence, error)
+            return
+        if sequence.todo:
+            return
+        if following is None or not sequence.promised:
+            self._retire(sequence, None)
+        else:
+            sequence.todo.append(following)
+
+    # -- ends ----------------------------------------------------------------------------------------------------
+
+    def _retire(self, sequence: _Sequence, error: BaseException | None, *, keep: bool = True) -> None:
+        """End a running job; its sequence stays cached if what it computed is sound."""
+        job, sequence.job = sequence.job, None
+        assert job is not None
+        self._running.remove(sequence)
+        self._promised -= sequence.promised
+        sequence.promised = 0
+        sequence.todo = []
+        sequence.used = time.monotonic()
+        self._cells.unpin(sequence.cells)
+        self._cached.append(sequence)
+        if not keep or not sequence.tokens:
+            self._evict(sequence)
+        self._end_job(job, error)
+
+    def _evict(self, sequence: _Sequence) -> None:
+        self._cached.remove(sequence)
+        self._cells.drop(sequence.cells, pinned=False)
+        self._decoder.trim(sequence.id, 0)
+        self._free_ids.append(sequence.id)
+
+    @staticmethod
+    def _end_job(job: Job, error: BaseException | None) -> None:
+        if error is not None and not job.cancelled:
+            job.fail(error)
+        job.released()
+
+
+def common_prefix(first: Sequence[int], second: Sequence[int], limit: int) -> int:
+    """Length of the common prefix of two lists, at most `limit`.
+
+    >>> common_prefix([1, 2, 3, 4], [1, 2, 9], 8)
+    2
+    """
+    high = min(len(first), len(second), limit)
+    low = 0
+    if high and first[0] != second[0]:
+        return 0
+    while low < high:  # slices compare in C: bisect on them
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _over(job: Job, now: float) -> bool:
+    return job.cancelled or (job.deadline is not None and now >= job.deadline)
+
+
+def _verdict(job: Job | None, now: float) -> HanpacaError | None:
+    if job is None or job.cancelled:
+        return None
+    return TimedOut("The request's time limit passed before its answer was complete.", "Raise `timeout`.")

@@ -1,0 +1,274 @@
+"""llama.cpp through llama-cpp-python's low-level API: weights, tokenizer, contexts. One typed place for ctypes.
+
+Knows no scheduling and no text rules. Several native calls end the process when fed wrongly (a batch over n_batch,
+an index without logits, partial copies without unified cells), so what reaches them is checked here or built so
+that it cannot be wrong.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BadInput, BadModelFile, EngineFailure, EngineUnavailable
+from .base import Vocabulary
+
+KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
+"""Cache types by ggml number; both keys and values."""
+BATCH = 512
+"""Most tokens of one forward pass, n_batch and n_ubatch alike: a pass is never split behind our back."""
+OUTPUTS = 128
+"""Most rows of logits of one forward pass; more only reserves memory."""
+
+
+def library() -> Any:
+    """The module `llama_cpp`, quiet unless its user has configured its logger. Raises `EngineUnavailable`."""
+    try:
+        import llama_cpp
+    except Exception as error:
+        raise EngineUnavailable(
+            f"llama-cpp-python cannot be loaded: {error}.",
+            'Install it with a C compiler at hand: pip install "llama-cpp-python>=0.3.36".',
+        ) from error
+    logger = logging.getLogger("llama-cpp-python")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL)
+    return llama_cpp
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may use."""
+    import psutil
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
+
+
+_log_lock = threading.Lock()
+
+
+@contextmanager
+def native_errors() -> Iterator[list[str]]:
+    """Collects llama.cpp's error lines while a model or a context is made; its log is one for the whole process."""
+    L = library()
+    lines: list[str] = []
+
+    @L.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
+    def collect(level: int, text: bytes, _: Any) -> None:
+        if level == 3:
+            lines.append(text.decode("utf-8", "replace").strip())
+
+    with _log_lock:
+        before, data = L.llama_log_callback(), ctypes.c_void_p()
+        L.llama_log_get(ctypes.byref(before), ctypes.byref(data))
+        L.llama_log_set(collect, ctypes.c_void_p())
+        try:
+            yield lines
+        finally:
+            L.llama_log_set(before, data)
+
+
+class NativeWeights:
+    """A loaded GGUF file with its tokenizer. Loading takes seconds for large files; `free` is the worker's to call."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        gpu_layers: int = -1,
+        tensor_split: Sequence[float] | None = None,
+        mmap: bool = True,
+        mlock: bool = False,
+    ) -> None:
+        self.L = L = library()
+        self.path = path
+        params = L.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers if L.llama_supports_gpu_offload() else 0
+        params.load_mode = (1 if mmap else 0) | (2 if mlock else 0)
+        if tensor_split:
+            if len(tensor_split) > L.llama_max_devices():
+                raise BadInput(f"tensor_split names {len(tensor_split)} devices; at most {L.llama_max_devices()}.")
+            split = (ctypes.c_float * L.llama_max_devices())(*tensor_split)
+            params.tensor_split = split
+        L.llama_backend_init()
+        with native_errors() as lines:
+            self.handle = L.llama_model_load_from_file(os.fsencode(path), params)
+        if not self.handle:
+            why = lines[0] if lines else "no reason given"
+            raise BadModelFile(f"llama.cpp cannot load {path}: {why}.", "Check the file with `hanpaca verify`.")
+        self.vocab = L.llama_model_get_vocab(self.handle)
+        self.size = int(L.llama_vocab_n_tokens(self.vocab))
+        self.vocabulary = self._vocabulary()
+        self._pieces: dict[int, bytes] = {}
+
+    def free(self) -> None:
+        """Free the weights. Their contexts are closed already."""
+        if self.handle:
+            self.L.llama_model_free(self.handle)
+            self.handle = None
+
+    def meta(self, key: str) -> str | None:
+        """A metadata value as text."""
+        size = 256
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length = self.L.llama_model_meta_val_str(self.handle, key.encode(), buffer, size)
+            if length < 0:
+                return None
+            if length < size:
+                return buffer.value.decode("utf-8", "replace")
+            size = length + 1
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        data = text.encode("utf-8", "replace")
+        room = len(data) + 16
+        while True:
+            ids = (ctypes.c_int32 * room)()
+            count = self.L.llama_tokenize(self.vocab, data, len(data), ids, room, False, special)
+            if count >= 0:
+                return list(ids[:count])
+            room = -count
+
+    def token_bytes(self, token: int) -> bytes:
+        piece = self._pieces.get(token)
+        if piece is None:
+            self.check([token])
+            buffer = ctypes.create_string_buffer(256)
+            length = self.L.llama_token_to_piece(self.vocab, token, buffer, 256, 0, False)
+            if length < 0:
+                buffer = ctypes.create_string_buffer(-length)
+                length = self.L.llama_token_to_piece(self.vocab, token, buffer, -length, 0, False)
+            piece = self._pieces[token] = buffer.raw[: max(length, 0)]
+        return piece
+
+    def check(self, tokens: Sequence[int]) -> None:
+        """Raise `BadInput` for an id that is not in the vocabulary: llama.cpp would end the process."""
+        if tokens and not (min(tokens) >= 0 and max(tokens) < self.size):
+            wrong = next(token for token in tokens if not 0 <= token < self.size)
+            raise BadInput(f"Token id {wrong} is not in the vocabulary of {self.size}.", "Use this model's tokenizer.")
+
+    def _vocabulary(self) -> Vocabulary:
+        L = self.L
+        ends = frozenset(t for t in range(self.size) if L.llama_vocab_is_eog(self.vocab, t))
+        bos, eos = int(L.llama_vocab_bos(self.vocab)), int(L.llama_vocab_eos(self.vocab))
+        add_bos = bool(L.llama_vocab_get_add_bos(self.vocab))
+        return Vocabulary(self.size, bos if bos >= 0 else None, eos if eos >= 0 else None, ends, add_bos)
+
+
+class NativeContext:
+    """A context over shared weights: cache cells and forward passes. A `batching.Decoder`; one thread only."""
+
+    def __init__(
+        self,
+        weights: NativeWeights,
+        *,
+        cells: int,
+        rope: Mapping[str, float | int],
+        kv_type: str = "f16",
+        flash_attention: bool = True,
+        threads: int | None = None,
+        sequences: int = 128,
+        loras: Sequence[tuple[Any, float]] = (),
+        embeddings: bool = False,
+        batch: int = BATCH,
+    ) -> None:
+        self.L = L = weights.L
+        self._weights = weights
+        params = L.llama_context_default_params()
+        params.n_ctx = -(-cells // 256) * 256
+        params.n_batch = params.n_ubatch = min(batch, params.n_ctx)
+        params.n_seq_max = sequences
+        params.n_outputs_max = params.n_batch if embeddings else min(max(OUTPUTS, sequences), params.n_batch)
+        params.n_outputs_max_per_seq = 0
+        params.n_threads = params.n_threads_batch = threads or physical_cores()
+        params.type_k = params.type_v = KV_TYPES[kv_type]
+        params.flash_attn_type = int(flash_attention)
+        params.kv_unified = True
+        params.embeddings = embeddings
+        for name, value in rope.items():
+            setattr(params, name, value)
+        with native_errors() as lines:
+            self.handle = L.llama_init_from_model(weights.handle, params)
+            if self.handle and loras:
+                self._set_loras(loras)
+        if not self.handle:
+            raise EngineFailure(
+                f"llama.cpp cannot open a context of {cells} cells: {lines[0] if lines else 'no reason given'}.",
+                "Ask for a shorter context, a smaller KV type such as q8_0, or free some memory.",
+            )
+        self.memory = L.llama_get_memory(self.handle)
+        self.cells = int(params.n_ctx)
+        self.batch = int(params.n_batch)
+        self.outputs = int(params.n_outputs_max)
+        self.sequences = sequences
+        self._make_batch()
+
+    def _set_loras(self, loras: Sequence[tuple[Any, float]]) -> None:
+        adapters = (self.L.llama_adapter_lora_p_ctypes * len(loras))(*(handle for handle, _ in loras))
+        scales = (ctypes.c_float * len(loras))(*(scale for _, scale in loras))
+        self.L.llama_set_adapters_lora(self.handle, adapters, len(loras), scales)
+
+    def _make_batch(self) -> None:
+        """One batch over numpy arrays, filled anew for each pass."""
+        size = self.batch
+        self._token, self._pos = np.zeros(size, np.int32), np.zeros(size, np.int32)
+        self._counts, self._ids = np.ones(size, np.int32), np.zeros(size, np.int32)
+        self._outputs = np.zeros(size, np.int8)
+        step = self._ids.itemsize
+        self._id_pointers = np.array([self._ids.ctypes.data + i * step for i in range(size)], np.uintp)
+        batch = self.L.llama_batch()
+        int32 = ctypes.POINTER(ctypes.c_int32)
+        batch.token = self._token.ctypes.data_as(int32)
+        batch.pos = self._pos.ctypes.data_as(int32)
+        batch.n_seq_id = self._counts.ctypes.data_as(int32)
+        batch.seq_id = self._id_pointers.ctypes.data_as(ctypes.POINTER(int32))
+        batch.logits = self._outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+        self._batch = batch
+
+    def decode(
+        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool]
+    ) -> None:
+        """One forward pass; afterwards `logits(row)` is there for the rows with an output."""
+        count = len(tokens)
+        if not 0 < count <= self.batch:
+            raise EngineFailure(f"A pass of {count} tokens was asked for; 1 to {self.batch} are possible.")
+        self._token[:count], self._pos[:count] = tokens, positions
+        self._ids[:count], self._outputs[:count] = sequences, outputs
+        self._batch.n_tokens = count
+        status = self.L.llama_decode(self.handle, self._batch)
+        if status:
+            raise EngineFailure(
+                f"llama_decode failed with status {status} on {count} tokens.",
+                "Try again; if it persists, load the model with a smaller context.",
+            )
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        self.L.llama_memory_seq_cp(self.memory, source, target, 0, length)
+
+    def trim(self, sequence: int, length: int) -> None:
+        if self.memory:  # encoders keep no cache
+            self.L.llama_memory_seq_rm(self.memory, sequence, length, -1)
+
+    def logits(self, row: int) -> NDArray[np.float32]:
+        """The row's logits, (vocabulary,), as a view that the next pass overwrites."""
+        if not self._outputs[row]:
+            raise EngineFailure(f"Row {row} of the last pass has no logits.")
+        pointer = self.L.llama_get_logits_ith(self.handle, row)
+        address = ctypes.cast(pointer, ctypes.c_void_p).value
+        if not address:
+            raise EngineFailure(f"Row {row} of the last pass has no logits.")
+        return np.frombuffer((ctypes.c_float * self._weights.size).from_address(address), dtype=np.float32)
+
+    def close(self) -> None:
+        if self.handle:
+            self.L.llama_free(self.handle)
+            self.handle = None

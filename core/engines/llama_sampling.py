@@ -1,0 +1,154 @@
+"""Sampling settings → llama.cpp's sampler chain, one per sequence, and the grammar beside it.
+
+The order is llama.cpp's own: logit bias, penalties, top-k, typical, top-p, min-p, temperature, draw. A grammar over
+the whole vocabulary costs about 6 ms a token, so the token is drawn first and only checked; a rejected one is drawn
+again from the allowed ones.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import secrets
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BadInput
+from ..sampling import Sampling
+from .base import TokenLogprob
+from .llama_native import NativeContext, NativeWeights
+
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+
+
+class Sampler:
+    """Draws the tokens of one sequence. Free it on the thread that uses it."""
+
+    def __init__(self, weights: NativeWeights, sampling: Sampling) -> None:
+        self._L = weights.L
+        self._weights = weights
+        self._wanted = sampling.logprobs
+        for token in sampling.logit_bias:
+            weights.check([token])
+        self._grammar = self._make_grammar(sampling)
+        self._chain = self._make_chain(sampling)
+
+    def draw(self, context: NativeContext, row: int) -> int:
+        """The next token after `row` of the last pass."""
+        if self._grammar is None:
+            return int(self._L.llama_sampler_sample(self._chain, context.handle, row))
+        token = self._apply(context, row, masked=False)
+        if not self._allows(token):
+            token = self._apply(context, row, masked=True)
+            if not self._allows(token):  # nothing is allowed any more: accepting would end the process
+                return self._weights.vocabulary.eos if self._weights.vocabulary.eos is not None else token
+        self._L.llama_sampler_accept(self._grammar, token)
+        self._L.llama_sampler_accept(self._chain, token)
+        return token
+
+    def logprob(self, context: NativeContext, row: int, token: int) -> TokenLogprob | None:
+        """The token's log-probability and the likeliest alternatives, where the settings ask for them."""
+        if self._wanted is None:
+            return None
+        logprobs = log_softmax(context.logits(row))
+        count = min(self._wanted, logprobs.size)
+        best = np.argpartition(-logprobs, range(count))[:count] if count else np.empty(0, np.intp)
+        piece = self._weights.token_bytes
+        top = tuple((int(t), piece(int(t)), float(logprobs[t])) for t in best)
+        return TokenLogprob(token, piece(token), float(logprobs[token]), top)
+
+    def free(self) -> None:
+        for sampler in (self._chain, self._grammar):
+            if sampler:
+                self._L.llama_sampler_free(sampler)
+        self._chain = self._grammar = None
+
+    def _make_chain(self, s: Sampling) -> Any:
+        L, size = self._L, self._weights.size
+        chain = L.llama_sampler_chain_init(L.llama_sampler_chain_default_params())
+
+        def add(sampler: Any) -> None:
+            L.llama_sampler_chain_add(chain, sampler)
+
+        if s.logit_bias:
+            biases = (L.llama_logit_bias * len(s.logit_bias))()
+            for index, (token, bias) in enumerate(s.logit_bias.items()):
+                biases[index].token, biases[index].bias = token, bias
+            add(L.llama_sampler_init_logit_bias(size, len(s.logit_bias), biases))
+        if s.penalty_last_n and (s.repetition_penalty != 1 or s.presence_penalty or s.frequency_penalty):
+            last = s.penalty_last_n if s.penalty_last_n > 0 else 2**20
+            add(
+                L.llama_sampler_init_penalties(
+                    size, last, s.repetition_penalty, s.frequency_penalty, s.presence_penalty
+                )
+            )
+        if s.temperature == 0:
+            add(L.llama_sampler_init_greedy())
+            return chain
+        seed = secrets.randbelow(2**32 - 1) if s.seed is None else s.seed
+        if s.mirostat:
+            add(L.llama_sampler_init_temp(s.temperature))
+            if s.mirostat == 1:
+                add(L.llama_sampler_init_mirostat(size, seed, s.mirostat_tau, s.mirostat_eta, 100))
+            else:
+                add(L.llama_sampler_init_mirostat_v2(seed, s.mirostat_tau, s.mirostat_eta))
+            return chain
+        if s.top_k:
+            add(L.llama_sampler_init_top_k(s.top_k))
+        if s.typical_p < 1:
+            add(L.llama_sampler_init_typical(s.typical_p, 1))
+        if s.top_p < 1:
+            add(L.llama_sampler_init_top_p(s.top_p, 1))
+        if s.min_p > 0:
+            add(L.llama_sampler_init_min_p(s.min_p, 1))
+        add(L.llama_sampler_init_temp(s.temperature))
+        add(L.llama_sampler_init_dist(seed))
+        return chain
+
+    def _make_grammar(self, s: Sampling) -> Any:
+        if s.json_schema is not None:
+            from .grammar import gbnf_of_schema
+
+            text = gbnf_of_schema(s.json_schema)
+        elif s.grammar is not None:
+            text = s.grammar
+        else:
+            return None
+        from .llama_native import native_errors
+
+        with native_errors() as lines:
+            grammar = self._L.llama_sampler_init_grammar(self._weights.vocab, text.encode(), b"root")
+        if not grammar:
+            why = lines[0] if lines else "it does not parse"
+            raise BadInput(f"The grammar cannot be used: {why}.", "GBNF needs a rule `root`; see llama.cpp's grammars.")
+        return grammar
+
+    def _apply(self, context: NativeContext, row: int, *, masked: bool) -> int:
+        """The chain's choice, over all tokens or over those that the grammar allows."""
+        logits = context.logits(row)
+        candidates = np.empty(logits.size, _CANDIDATE)
+        candidates["id"], candidates["logit"], candidates["p"] = np.arange(logits.size), logits, 0
+        array = self._array(candidates)
+        if masked:
+            self._L.llama_sampler_apply(self._grammar, ctypes.byref(array))
+        self._L.llama_sampler_apply(self._chain, ctypes.byref(array))
+        return int(array.data[array.selected].id)
+
+    def _allows(self, token: int) -> bool:
+        single = np.array([(token, 0.0, 0.0)], _CANDIDATE)
+        self._L.llama_sampler_apply(self._grammar, ctypes.byref(self._array(single)))
+        return bool(np.isfinite(single["logit"][0]))
+
+    def _array(self, candidates: NDArray[Any]) -> Any:
+        array = self._L.llama_token_data_array()
+        array.data = candidates.ctypes.data_as(self._L.llama_token_data_p)
+        array.size, array.selected, array.sorted = candidates.size, -1, False
+        return array
+
+
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Natural-log probabilities of one row of logits."""
+    shifted = logits.astype(np.float64) - float(logits.max())
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
+    return result
