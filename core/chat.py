@@ -64,7 +64,8 @@ class Tokenizer(Protocol):
 class Template(Protocol):
     """Turns a conversation into the ids that a model was trained on."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def encode(self, messages: Sequence[Message], tokenizer: Tokenizer, *, continue_final: bool = False) -> list[int]:
         """The prompt's ids, BOS included. With `continue_final` the last message is the start of the answer.

@@ -7,6 +7,7 @@ pieces of a vocabulary, are stepped over; only their lengths are kept.
 from __future__ import annotations
 
 import mmap
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -240,3 +241,33 @@ def _what_it_is(path: Path) -> str:
     if start.startswith(b"version https://git-lfs"):
         return "It is a git-lfs pointer, not the model: run `git lfs pull`, or use `hanpaca pull`."
     return "Give a .gguf file, a checkpoint folder or a catalog name (`hanpaca models` lists them)."
+
+
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+
+
+def read_model(path: str | Path) -> GGUFInfo:
+    """Like `read`, for a file that is to be loaded as a model.
+
+    Any part of a split model stands for the whole: the answer is the first part's. Raises `BadModelFile` also for
+    adapters, for vocabularies without weights, and where parts are missing.
+    """
+    path = Path(path)
+    if match := _PART.search(path.name):
+        parts = [
+            path.with_name(f"{path.name[: match.start()]}-{i + 1:05}-of-{match[2]}.gguf") for i in range(int(match[2]))
+        ]
+        missing = [part.name for part in parts if not part.exists()]
+        if missing:
+            raise BadModelFile(f"{path.parent} lacks parts of the model: {', '.join(missing)}.", "Download them too.")
+        for part in parts[1:]:
+            read(part)
+        path = parts[0]
+    info = read(path)
+    if info.is_adapter:
+        raise BadModelFile(f"{path} is a LoRA adapter, not a model.", "Give it as a LoRA to the model it was made for.")
+    if not info.tensors or not info.architecture:
+        raise BadModelFile(
+            f"{path} holds no weights.", "Give the model itself; this may be a vocabulary or a projector."
+        )
+    return info
