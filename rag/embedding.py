@@ -1,12 +1,18 @@
-"""Text → vectors: the bundled multilingual-e5-small, any sentence-transformers model, GGUF, remote."""
+"""Text → vectors: the bundled multilingual-e5-small, and any sentence-transformers model.
+
+Knows names, not networks: each kind of embedder lies in a module of its own, imported when it is first used.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+BUNDLED = "multilingual-e5-small"
 
 
 class Embedder(Protocol):
@@ -31,6 +37,10 @@ class Embedder(Protocol):
         ...
 
 
-def load_embedder(name: str = "multilingual-e5-small") -> Embedder:
+def load_embedder(name: str = BUNDLED) -> Embedder:
     """The bundled model by its name, or any sentence-transformers name or folder, loaded at first use."""
-    raise NotImplementedError
+    if name == BUNDLED:
+        from .e5 import E5Embedder
+
+        return E5Embedder()
+    raise NotImplementedError(str(Path(name)))
