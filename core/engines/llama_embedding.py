@@ -37,6 +37,7 @@ def _one(weights: NativeWeights, context: NativeContext, tokens: Sequence[int]) 
     if not address:
         raise EngineFailure(f"{weights.path.name} gave no embedding.", "Check that it is an embedding model.")
     width = weights.L.llama_model_n_embd(weights.handle)
-    vector = np.frombuffer((ctypes.c_float * width).from_address(address), dtype=np.float32).astype(np.float64)
+    floats = memoryview((ctypes.c_float * width).from_address(address)).cast("B")
+    vector = np.frombuffer(floats, dtype=np.float32).astype(np.float64)
     context.trim(0, 0)
     return [float(value) for value in vector / max(float(np.linalg.norm(vector)), 1e-12)]

@@ -266,7 +266,8 @@ class NativeContext:
         address = ctypes.cast(pointer, ctypes.c_void_p).value
         if not address:
             raise EngineFailure(f"Row {row} of the last pass has no logits.")
-        return np.frombuffer((ctypes.c_float * self._weights.size).from_address(address), dtype=np.float32)
+        floats = memoryview((ctypes.c_float * self._weights.size).from_address(address)).cast("B")
+        return np.frombuffer(floats, dtype=np.float32)
 
     def close(self) -> None:
         if self.handle:

@@ -70,7 +70,12 @@ async def acomplete(engine: Engine, requests: Sequence[Request]) -> list[Complet
 
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     gathering = _Gathering(len(requests))
-    gathering.on_end = _threadsafe(asyncio.get_running_loop(), lambda _: done.done() or done.set_result(None))
+
+    def wake(_: object) -> None:
+        if not done.done():
+            done.set_result(None)
+
+    gathering.on_end = _threadsafe(asyncio.get_running_loop(), wake)
     try:
         for index, request in enumerate(requests):
             gathering.handles.append(engine.submit(request, gathering.listener(index)))

@@ -1,0 +1,330 @@
+"""The scheduler without any model: a fake decoder that keeps its own account of every cell."""
+
+import hashlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hanpaca.core.engines.batching import Job, Scheduler, common_prefix
+from hanpaca.core.errors import Closed, ContextOverflow, EngineFailure, TimedOut
+
+
+class FakeDecoder:
+    """Keeps what each sequence holds, refuses all that llama.cpp would die of, and "computes" by hashing."""
+
+    def __init__(self, cells=64, batch=16, outputs=8, sequences=8):
+        self.cells, self.batch, self.outputs, self.sequences = cells, batch, outputs, sequences
+        self.held = {i: [] for i in range(sequences)}  # sequence -> [(cell, token)]
+        self.next_cell = 0
+        self.rows = {}
+        self.passes = []
+        self.fail_next = False
+
+    def used(self):
+        return len({cell for held in self.held.values() for cell, _ in held})
+
+    def decode(self, tokens, positions, sequences, outputs):
+        assert 0 < len(tokens) <= self.batch
+        assert sum(outputs) <= self.outputs
+        if self.fail_next:
+            self.fail_next = False
+            raise EngineFailure("simulated")
+        self.rows = {}
+        self.passes.append(list(zip(sequences, positions, strict=True)))
+        for row, (token, position, sequence, output) in enumerate(
+            zip(tokens, positions, sequences, outputs, strict=True)
+        ):
+            assert position == len(self.held[sequence]), "a gap in positions"
+            self.held[sequence].append((self.next_cell, token))
+            self.next_cell += 1
+            if output:
+                self.rows[row] = following([t for _, t in self.held[sequence]])
+        assert self.used() <= self.cells, "more cells than there are"
+
+    def copy(self, source, target, length):
+        assert not self.held[target], "copy into a sequence that is not empty"
+        assert length <= len(self.held[source])
+        self.held[target] = self.held[source][:length]
+
+    def trim(self, sequence, length):
+        assert length <= len(self.held[sequence])
+        del self.held[sequence][length:]
+
+
+def following(tokens):
+    """A stand-in for a model: the next token depends on every token before it."""
+    return hashlib.blake2b(bytes(t % 256 for t in tokens), digest_size=1).digest()[0] % 32
+
+
+class Recorder(Job):
+    """Asks for tokens until `stop_at` are there, and remembers how it ended."""
+
+    def __init__(self, tokens, max_new, stop_at=None, timeout=None):
+        super().__init__(tokens, max_new, len(tokens) - 1, timeout)
+        self.stop_at = max_new if stop_at is None else stop_at
+        self.drawn, self.ends, self.cached = [], [], None
+
+    def started(self, cached):
+        self.cached = cached
+
+    def output(self, row, position):
+        assert position == len(self.tokens) + len(self.drawn) - 1
+        self.drawn.append(self.decoder.rows[row])
+        if len(self.drawn) < self.stop_at:
+            return self.drawn[-1]
+        self.ends.append("done")
+        return None
+
+    def fail(self, error):
+        self.ends.append(error)
+
+    def released(self):
+        self.ends.append("released")
+
+    def expected(self):
+        tokens = list(self.tokens)
+        for _ in range(self.stop_at):
+            tokens.append(following(tokens))
+        return tokens[len(self.tokens) :]
+
+
+class Scored(Job):
+    """Wants an output at many positions of its own tokens."""
+
+    def __init__(self, tokens, first):
+        super().__init__(tokens, 1, first)
+        self.seen, self.over = [], False
+
+    def output(self, row, position):
+        self.seen.append((position, self.decoder.rows[row]))
+
+    def fail(self, error):
+        raise error
+
+    def released(self):
+        self.over = True
+
+
+def submit(scheduler, decoder, job):
+    job.decoder = decoder
+    scheduler.submit(job)
+
+
+def run(scheduler, steps=2000):
+    for _ in range(steps):
+        if not scheduler.busy:
+            return
+        scheduler.step()
+    raise AssertionError("the scheduler does not come to an end")
+
+
+prompts = st.lists(st.integers(0, 2), min_size=1, max_size=40)
+jobs = st.tuples(prompts, st.integers(1, 20), st.integers(1, 20))
+events = st.lists(st.one_of(jobs, st.integers(0, 30), st.just("step"), st.just("fail")), max_size=60)
+
+
+@settings(max_examples=300, deadline=None)
+@given(events, st.integers(1, 8), st.integers(1, 16))
+def test_any_mix_of_requests_ends_right_and_within_the_cells(events, running, chunk):
+    decoder = FakeDecoder()
+    scheduler = Scheduler(decoder, running=running, chunk_beside=chunk)
+    submitted, failed = [], 0
+    for event in events:
+        if event == "step":
+            if scheduler.busy:
+                scheduler.step()
+        elif event == "fail":
+            decoder.fail_next = True
+            failed += 1
+        elif isinstance(event, int):
+            if event < len(submitted):
+                submitted[event].cancelled = True
+        else:
+            tokens, new, stop = event
+            job = Recorder(tokens, new, min(new, stop))
+            submit(scheduler, decoder, job)
+            submitted.append(job)
+        check_accounts(scheduler, decoder)
+    run(scheduler)
+    check_accounts(scheduler, decoder)
+    for job in submitted:
+        assert job.ends.count("released") == 1 and job.ends[-1] == "released"
+        if job.ends[0] == "done":
+            assert job.drawn == job.expected()
+        elif job.ends[0] == "released":
+            assert job.cancelled
+        else:
+            assert isinstance(job.ends[0], EngineFailure) and failed
+    assert not scheduler.running and not scheduler.waiting
+    scheduler.forget_cached()
+    assert decoder.used() == 0
+
+
+def check_accounts(scheduler, decoder):
+    cells = scheduler._cells
+    assert cells.used == decoder.used(), "the ledger differs from what the decoder holds"
+    assert cells.used + scheduler._promised <= cells.capacity
+    for sequence in (*scheduler._running, *scheduler._cached):
+        assert sequence.tokens == [token for _, token in decoder.held[sequence.id]]
+        assert len(sequence.cells) == len(sequence.tokens)
+    ids = [s.id for s in (*scheduler._running, *scheduler._cached)] + scheduler._free_ids
+    assert sorted(ids) == list(range(decoder.sequences))
+
+
+def test_a_request_that_can_never_fit_is_refused_at_once():
+    scheduler = Scheduler(FakeDecoder(cells=64))
+    with pytest.raises(ContextOverflow, match="64 cells"):
+        scheduler.submit(Recorder([1] * 60, 5))
+
+
+def test_a_long_prompt_delays_a_running_one_by_no_more_than_a_chunk():
+    decoder = FakeDecoder(cells=512, batch=64)
+    scheduler = Scheduler(decoder, chunk_beside=8)
+    submit(scheduler, decoder, Recorder([1, 2], 40))
+    scheduler.step()
+    submit(scheduler, decoder, Recorder([3] * 200, 4))
+    for _ in range(20):
+        scheduler.step()
+        running = [entry for entry in decoder.passes[-1] if entry[0] == decoder.passes[0][0][0]]
+        assert len(running) == 1, "the running request missed a step"
+        assert len(decoder.passes[-1]) <= 9
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one():
+    decoder = FakeDecoder(cells=512, batch=16)
+    scheduler = Scheduler(decoder)
+    submit(scheduler, decoder, Recorder([3] * 300, 4))
+    scheduler.step()
+    short = Recorder([1, 2, 4, 5], 1)
+    submit(scheduler, decoder, short)
+    scheduler.step()
+    assert short.ends == ["done", "released"]
+
+
+def test_a_finished_conversation_is_continued_without_computing_it_again():
+    decoder = FakeDecoder(cells=256, batch=64)
+    scheduler = Scheduler(decoder)
+    first = Recorder(list(range(30)), 5)
+    submit(scheduler, decoder, first)
+    run(scheduler)
+    before = scheduler.computed
+    second = Recorder([*first.tokens, *first.drawn, 9, 9, 9], 2)
+    submit(scheduler, decoder, second)
+    run(scheduler)
+    assert second.cached == 34  # the last token drawn was never computed
+    assert scheduler.computed - before == 4 + 1
+    assert second.drawn == second.expected()
+
+
+def test_questions_over_one_document_that_come_together_compute_it_once():
+    decoder = FakeDecoder(cells=4096, batch=64, sequences=16, outputs=16)
+    scheduler = Scheduler(decoder)
+    document = [i % 7 for i in range(1000)]
+    asked = [Recorder([*document, 10 + i], 3) for i in range(8)]
+    for job in asked:
+        submit(scheduler, decoder, job)
+    run(scheduler)
+    assert scheduler.computed <= 1000 + 8 * 4
+    assert all(job.drawn == job.expected() for job in asked)
+
+
+def test_a_prefix_is_shared_with_a_request_that_still_runs():
+    decoder = FakeDecoder(cells=512, batch=64)
+    scheduler = Scheduler(decoder)
+    first = Recorder([1] * 50, 100)
+    submit(scheduler, decoder, first)
+    scheduler.step()
+    scheduler.step()
+    second = Recorder([1] * 50 + [2], 2)
+    submit(scheduler, decoder, second)
+    run(scheduler)
+    assert second.cached == 50
+    assert first.drawn == first.expected() and second.drawn == second.expected()
+
+
+def test_what_was_used_last_stays_longest():
+    decoder = FakeDecoder(cells=64, batch=64, sequences=8)
+    scheduler = Scheduler(decoder)
+    for token in (1, 2):
+        submit(scheduler, decoder, Recorder([token] * 20, 2))
+        run(scheduler)
+    submit(scheduler, decoder, Recorder([1] * 20, 2))  # uses the older one again
+    run(scheduler)
+    submit(scheduler, decoder, Recorder([3] * 30, 2))  # needs room: the sequence of 2s goes
+    run(scheduler)
+    again = Recorder([1] * 20, 1)
+    submit(scheduler, decoder, again)
+    run(scheduler)
+    assert again.cached == 19
+
+
+def test_scores_are_cut_to_what_one_pass_can_give():
+    decoder = FakeDecoder(cells=256, batch=64, outputs=8)
+    scheduler = Scheduler(decoder)
+    tokens = [i % 5 for i in range(60)]
+    job = Scored(tokens, 10)
+    submit(scheduler, decoder, job)
+    run(scheduler)
+    assert job.over
+    assert job.seen == [(i, following(tokens[: i + 1])) for i in range(10, 60)]
+
+
+def test_a_failing_pass_fails_only_the_requests_in_it():
+    decoder = FakeDecoder(cells=64)
+    scheduler = Scheduler(decoder, running=1)
+    first, second = Recorder([1, 2, 3], 4), Recorder([4, 5, 6], 4)
+    submit(scheduler, decoder, first)
+    submit(scheduler, decoder, second)
+    decoder.fail_next = True
+    run(scheduler)
+    assert isinstance(first.ends[0], EngineFailure)
+    assert second.ends[0] == "done" and second.drawn == second.expected()
+
+
+def test_an_error_in_one_callers_output_touches_no_other():
+    decoder = FakeDecoder(cells=64)
+    scheduler = Scheduler(decoder)
+
+    class Faulty(Recorder):
+        def output(self, row, position):
+            raise RuntimeError("in the caller's own code")
+
+    bad, good = Faulty([1, 2], 4), Recorder([3, 4], 4)
+    submit(scheduler, decoder, bad)
+    submit(scheduler, decoder, good)
+    run(scheduler)
+    assert isinstance(bad.ends[0], RuntimeError)
+    assert good.drawn == good.expected()
+
+
+def test_an_expired_request_hears_so_whether_it_waits_or_runs():
+    decoder = FakeDecoder(cells=64)
+    scheduler = Scheduler(decoder, running=1)
+    running, waiting = Recorder([1], 30, timeout=0.0), Recorder([2], 30, timeout=0.0)
+    submit(scheduler, decoder, running)
+    submit(scheduler, decoder, waiting)
+    run(scheduler)
+    assert isinstance(running.ends[0], TimedOut) and isinstance(waiting.ends[0], TimedOut)
+
+
+def test_abandoning_ends_the_jobs_of_one_owner_only():
+    decoder = FakeDecoder(cells=256)
+    scheduler = Scheduler(decoder)
+    mine, other = Recorder([1, 2], 4), Recorder([3, 4], 4)
+    mine.owner, other.owner = "me", "you"
+    submit(scheduler, decoder, mine)
+    submit(scheduler, decoder, other)
+    scheduler.step()
+    scheduler.abandon(Closed("closed"), "me")
+    run(scheduler)
+    assert isinstance(mine.ends[0], Closed)
+    assert other.drawn == other.expected()
+
+
+@given(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2)), st.integers(0, 20))
+def test_common_prefix(first, second, limit):
+    expected = 0
+    while expected < min(len(first), len(second), limit) and first[expected] == second[expected]:
+        expected += 1
+    assert common_prefix(first, second, limit) == expected
