@@ -5,10 +5,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import hanpaca
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+import hanpaca
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("core", "rag", "integrations")
@@ -89,5 +90,7 @@ def test_every_dependency_has_a_pin_that_its_range_allows(pyproject: dict[str, A
 
 @pytest.mark.parametrize("archived", ["langchain-community", "langchain-classic", "pymupdf", "ebooklib"])
 def test_what_the_project_refuses_is_not_installed_by_it(archived: str) -> None:
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8") + (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8") + (ROOT / "constraints.txt").read_text(
+        encoding="utf-8"
+    )
     assert archived not in text.lower()

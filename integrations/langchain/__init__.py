@@ -1,0 +1,8 @@
+"""LangChain classes over Hanpaca: a chat model, a text model, embeddings, a retriever, and question answering.
+
+Needs `pip install "hanpaca[langchain]"`. Translates types and nothing else; building an object loads nothing.
+"""
+
+from .chat import ChatHanpaca
+
+__all__ = ["ChatHanpaca"]

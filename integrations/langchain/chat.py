@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -45,11 +45,9 @@ class ChatHanpaca(ModelOptions, BaseChatModel):
         """The text's ids by the model's own tokenizer, no BOS."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
-        return self._loaded().tokenize(text)
+        return self._loaded().engine.tokenize(text)
 
-    def get_num_tokens_from_messages(
-        self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
-    ) -> int:
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """Tokens of the whole prompt, the template's included."""
         return self._loaded().count_tokens(to_messages(messages))
 

@@ -14,7 +14,14 @@ from ...core.chat import Role
 from ...core.engines.base import TokenLogprob
 from ...core.errors import BadInput, UnsupportedFeature
 
-ROLES = {"system": "system", "developer": "system", "human": "user", "user": "user", "ai": "assistant", "assistant": "assistant"}
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "human": "user",
+    "user": "user",
+    "ai": "assistant",
+    "assistant": "assistant",
+}
 
 
 def to_messages(messages: Iterable[BaseMessage]) -> list[Message]:
@@ -23,7 +30,9 @@ def to_messages(messages: Iterable[BaseMessage]) -> list[Message]:
 
 
 def _role(message: BaseMessage) -> str:
-    role = message.role.lower() if isinstance(message, ChatMessage) else message.type.removesuffix("MessageChunk").lower()
+    role = (
+        message.role.lower() if isinstance(message, ChatMessage) else message.type.removesuffix("MessageChunk").lower()
+    )
     if role == "tool" or role == "function" or getattr(message, "tool_calls", None):
         raise UnsupportedFeature(
             "Tool calls are not supported by this chat model.", "Leave tool messages out, or use structured output."

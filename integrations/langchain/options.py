@@ -6,18 +6,27 @@ by all objects of one process that name the same model.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_core.language_models.base import LangSmithParams
-from langchain_core.utils.pydantic import get_fields
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator
 
 from ...core import Model, Sampling, load
 from ...core.errors import BadInput
 
 PROVIDER = "hanpaca"
 SAMPLING = Sampling.names()
+
+
+def refuse_unknown(cls: type[BaseModel], values: Mapping[str, Any]) -> None:
+    """Raise `BadInput` for the first name that is no option of `cls`, with near names and the whole list."""
+    valid = sorted(cls.model_fields)
+    for name in sorted(set(values) - set(valid)):
+        near = difflib.get_close_matches(name, valid, n=1)
+        guess = f" Did you mean {near[0]}?" if near else ""
+        raise BadInput(f"{name!r} is not an option of {cls.__name__}.{guess}", f"Valid: {', '.join(valid)}.")
 
 
 class ModelOptions(BaseModel):
@@ -29,8 +38,10 @@ class ModelOptions(BaseModel):
     """A name from `hanpaca models`, or the path of a .gguf file."""
     context: int | None = None
     """Longest prompt and answer in tokens; None is the model's native context."""
+    system_prompt: str | None = None
+    """Replaces the template's own; "" for none, "long" for the longer published one."""
     load_options: dict[str, Any] = Field(default_factory=dict)
-    """More options of `hanpaca.load`, by name."""
+    """More options of `hanpaca.load`, by name (threads, kv_type, …)."""
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -63,27 +74,16 @@ class ModelOptions(BaseModel):
 
     _models: dict[str, Model] = PrivateAttr(default_factory=dict)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown(cls, values: Any) -> Any:
-        if isinstance(values, Mapping):
-            valid = {name for name, field in get_fields(cls).items() if field.exclude is not True} | {"rate_limiter"}
-            unknown = sorted(set(values) - set(get_fields(cls)))
-            if unknown:
-                raise BadInput(
-                    f"{unknown[0]!r} is not an option of {cls.__name__}.", f"Valid: {', '.join(sorted(valid))}."
-                )
-        return values
+    def __init__(self, *args: Any, **values: Any) -> None:
+        # Here and not in a validator: an error of ours stays what it is instead of becoming a ValidationError.
+        refuse_unknown(type(self), values)
+        super().__init__(*args, **values)
+        self._sampling()
 
     @field_validator("stop", mode="before")
     @classmethod
     def _one_stop_is_a_list(cls, stop: Any) -> Any:
         return [stop] if isinstance(stop, str) else stop
-
-    @model_validator(mode="after")
-    def _check_sampling(self) -> ModelOptions:
-        self._sampling()
-        return self
 
     def __getstate__(self) -> dict[Any, Any]:
         """Everything but the loaded model: a copy in another process loads its own."""
@@ -93,7 +93,10 @@ class ModelOptions(BaseModel):
         """The model of this object, or the one a call names instead."""
         name = model or self.model
         if name not in self._models:
-            self._models[name] = load(name, context=self.context, **self.load_options)
+            options = dict(self.load_options)
+            if self.context is not None:
+                options["context"] = self.context
+            self._models[name] = load(name, system_prompt=self.system_prompt, **options)
         return self._models[name]
 
     def _sampling(self, stop: Sequence[str] | None = None, **settings: Any) -> Sampling:
@@ -109,7 +112,6 @@ class ModelOptions(BaseModel):
         return {
             "model": model or self.model,
             "identity": self._loaded(model).identity,
-            "context": self.context,
             **{name: getattr(sampling, name) for name in SAMPLING},
         }
 

@@ -56,7 +56,7 @@ def json_schema_of(schema: dict[str, Any] | type) -> dict[str, Any]:
     if isinstance(schema, type) and is_basemodel_subclass(schema):
         if issubclass(schema, BaseModel):
             return schema.model_json_schema()
-        return cast("dict[str, Any]", schema.schema())  # Pydantic 1
+        return cast("dict[str, Any]", cast(Any, schema).schema())  # Pydantic 1
     described = convert_to_json_schema(schema)
     return {key: value for key, value in described.items() if key not in ("title", "description")}
 
@@ -69,7 +69,7 @@ def _read(message: AIMessage, schema: dict[str, Any] | type) -> Any:
         if isinstance(schema, type) and is_basemodel_subclass(schema):
             if issubclass(schema, BaseModel):
                 return TypeAdapter(schema).validate_json(text)
-            return schema.parse_obj(json.loads(text))
+            return cast(Any, schema).parse_obj(json.loads(text))  # Pydantic 1
         return json.loads(text)
     except (json.JSONDecodeError, ValidationError) as error:
         raise OutputParserException(f"The answer does not match the schema: {error}", llm_output=text) from error
