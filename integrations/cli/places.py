@@ -1,0 +1,42 @@
+"""Where libraries live, and which model answers when nobody says.
+
+Knows folders and the catalog; opens and loads nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+BUNDLED = "smollm2"
+
+
+def library_folder(chosen: str) -> Path:
+    """A folder for `--library`: a path if it has a slash or begins with a dot or tilde, else a name in the user's
+    data folder."""
+    if os.sep in chosen or chosen.startswith((".", "~")):
+        return Path(chosen).expanduser()
+    return libraries_folder() / chosen
+
+
+def libraries_folder() -> Path:
+    """The folder that holds the libraries that have only a name."""
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("hanpaca")) / "libraries"
+
+
+def model_name(chosen: str | None) -> str:
+    """`--model`, else $HANPACA_MODEL, else the largest chat model that was pulled, else the bundled one."""
+    name = chosen or os.environ.get("HANPACA_MODEL")
+    return name or pulled_chat_model() or BUNDLED
+
+
+def pulled_chat_model() -> str | None:
+    """The name of the largest chat model of the catalog that is on this machine."""
+    from ...core.catalog import entries
+    from ...core.hub import find_gguf
+
+    chats = [known for known in entries() if known.kind == "chat" and known.gguf and find_gguf(known.gguf)]
+    best = max(chats, key=lambda known: known.parameters, default=None)
+    return best.name if best else None
