@@ -268,7 +268,7 @@ def _install(known: CatalogEntry) -> str:
 
 
 def _pulled(text: str, known: CatalogEntry, quantization: str) -> ModelSource:
-    from .hub import find_checkpoint, find_gguf
+    from .cache import find_checkpoint, find_gguf
 
     if quantization:
         wanted = known.gguf_file.format(type=published_type(known, quantization))
@@ -281,7 +281,7 @@ def _pulled(text: str, known: CatalogEntry, quantization: str) -> ModelSource:
 
 
 def _hub(text: str, repository: str, quantization: str) -> ModelSource:
-    from .hub import find_checkpoint, find_gguf
+    from .cache import find_checkpoint, find_gguf
 
     known = next((e for e in entries() if repository in (e.full, e.gguf)), None)
     if known is not None and repository == known.gguf:

@@ -74,7 +74,7 @@ def files_of(known: CatalogEntry) -> list[str]:
         except ModelNotFound:
             return []
         return [source.path.name] if source.path else []
-    from ...core.hub import folder_of
+    from ...core.cache import folder_of
 
     names = [file.stem.removeprefix("ggml-model-") for file in folder_of(known.gguf or known.name).glob("*.gguf")]
     full = folder_of(known.full or known.name)
