@@ -1,0 +1,68 @@
+"""Writing model files so that nothing half-made is ever taken for whole. Knows no formats."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import BadInput
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all) now and then, from the thread that does the work."""
+
+
+def gib(nbytes: float) -> str:
+    """`nbytes` for people.
+
+    >>> gib(13_860_294_080), gib(5_000_000)
+    ('12.91 GiB', '4.8 MiB')
+    """
+    return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 2**29 else f"{nbytes / 2**20:.1f} MiB"
+
+
+def need_space(folder: Path, nbytes: int) -> None:
+    """Raise `BadInput` unless the disk of `folder` (or of its nearest existing parent) has `nbytes` free."""
+    where = folder.absolute()
+    while not where.exists():
+        where = where.parent
+    free = shutil.disk_usage(where).free
+    if free < nbytes:
+        raise BadInput(
+            f"Not enough disk space: {gib(nbytes)} are needed and {where} has {gib(free)} free.",
+            "Free some space, or write to another disk.",
+        )
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not.
+
+    The name holds the process id, ends in `.partial`, and is never taken for a model. An existing `path` is replaced.
+    """
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder.", "Name the file to write.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Like `new_file` for a folder, which must not exist yet or be empty."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise BadInput(f"{path} exists already.", "Name a new folder, or remove that one first.")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

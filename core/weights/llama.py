@@ -1,0 +1,224 @@
+"""The LLaMA architecture: a checkpoint's names and settings, and those of llama.cpp.
+
+Knows names, shapes and settings; reads no weights and writes no file.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import BadModelFile, UnsupportedFeature
+from ..rope import LLAMA3_HIGH, LLAMA3_LOW, Rope, plan
+from .checkpoint import Checkpoint, Tensor
+
+_TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+_BLOCK = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
+_COMPUTED = re.compile(r"rotary_emb\.inv_freq$|attention\.masked_bias$")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that decide every tensor of a LLaMA model."""
+
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    head_dim: int
+    tied: bool = False
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Shape:
+        """From a `config.json`. Raises `BadModelFile` where it is none of a LLaMA model."""
+        if config.get("model_type") != "llama":
+            raise BadModelFile(
+                f"This is no LLaMA-architecture checkpoint: its model_type is {config.get('model_type')!r}.",
+                "llama.cpp's own converter knows other architectures.",
+            )
+        if config.get("quantization_config"):
+            raise BadModelFile(
+                "This checkpoint is quantized already "
+                f"({config['quantization_config'].get('quant_method', 'unknown method')}).",
+                "Take the unquantized model.",
+            )
+        try:
+            heads, hidden = config["num_attention_heads"], config["hidden_size"]
+            return cls(
+                layers=config["num_hidden_layers"],
+                hidden=hidden,
+                ffn=config["intermediate_size"],
+                heads=heads,
+                kv_heads=config.get("num_key_value_heads") or heads,
+                vocabulary=config["vocab_size"],
+                head_dim=config.get("head_dim") or hidden // heads,
+                tied=bool(config.get("tie_word_embeddings", False)),
+            )
+        except KeyError as error:
+            raise BadModelFile(f"config.json lacks {error.args[0]}.", "Fetch the file again.") from error
+
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """The checkpoint's weight names and shapes, in the order of a GGUF file."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        block: dict[str, tuple[int, ...]] = {
+            "input_layernorm": (self.hidden,),
+            "self_attn.q_proj": (q, self.hidden),
+            "self_attn.k_proj": (kv, self.hidden),
+            "self_attn.v_proj": (kv, self.hidden),
+            "self_attn.o_proj": (self.hidden, q),
+            "post_attention_layernorm": (self.hidden,),
+            "mlp.gate_proj": (self.ffn, self.hidden),
+            "mlp.up_proj": (self.ffn, self.hidden),
+            "mlp.down_proj": (self.hidden, self.ffn),
+        }
+        names: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocabulary, self.hidden)}
+        for layer in range(self.layers):
+            names.update({f"model.layers.{layer}.{name}.weight": shape for name, shape in block.items()})
+        names["model.norm.weight"] = (self.hidden,)
+        if not self.tied:
+            names["lm_head.weight"] = (self.vocabulary, self.hidden)
+        return names
+
+
+def gguf_name(name: str) -> str | None:
+    """llama.cpp's name of a checkpoint's tensor; None for one that the LLaMA architecture does not have.
+
+    >>> gguf_name("model.layers.3.self_attn.q_proj.weight"), gguf_name("lm_head.weight"), gguf_name("visual.weight")
+    ('blk.3.attn_q.weight', 'output.weight', None)
+    """
+    if layer := _LAYER.fullmatch(name):
+        found = _BLOCK.get(layer[2])
+        return f"blk.{layer[1]}.{found}.{layer[3]}" if found else None
+    stem, _, kind = name.rpartition(".")
+    return f"{_TOP[stem]}.{kind}" if stem in _TOP and kind == "weight" else None
+
+
+def heads_to_permute(name: str, shape: Shape) -> int:
+    """How many heads' rows must be reordered in this tensor (0: none).
+
+    Checkpoints rotate dimension i with i + dim/2, llama.cpp's LLaMA graph rotates neighbours 2i and 2i + 1.
+    """
+    if ".q_proj." in name:
+        return shape.heads
+    return shape.kv_heads if ".k_proj." in name else 0
+
+
+def ordered(checkpoint: Checkpoint, shape: Shape) -> Iterator[tuple[str, Tensor]]:
+    """(llama.cpp's name, tensor) in the order of the file to write.
+
+    Raises `BadModelFile` for tensors that are missing, of another shape, or foreign to the architecture.
+    """
+    wanted = shape.weights()
+    for name, size in wanted.items():
+        tensor = checkpoint.tensors.get(name)
+        if tensor is None:
+            raise BadModelFile(f"The checkpoint lacks {name}.", "Fetch its files again, all shards.")
+        if tensor.shape != size:
+            raise BadModelFile(
+                f"{name} has the shape {list(tensor.shape)}; config.json says {list(size)}.",
+                "The weights and config.json belong to different models.",
+            )
+    places = {name: place for place, name in enumerate(wanted)}
+    for name, tensor in sorted(checkpoint.tensors.items(), key=lambda item: _place(item[0], places)):
+        if _COMPUTED.search(name) or (shape.tied and name == "lm_head.weight"):
+            continue
+        found = gguf_name(name)
+        if found is None:
+            raise BadModelFile(f"The tensor {name} is not part of the LLaMA architecture.", "Check the model.")
+        yield found, tensor
+
+
+def _place(name: str, places: Mapping[str, int]) -> tuple[int, str]:
+    """A bias follows its weight; foreign names come last."""
+    weight = f"{name.removesuffix('.bias')}.weight" if name.endswith(".bias") else name
+    return places.get(weight, len(places)), name
+
+
+def rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """RoPE settings of a `config.json`, old spelling or new: {"rope_type", "rope_theta", …}."""
+    found = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    found["rope_type"] = found.get("rope_type") or found.get("type") or "default"
+    found.setdefault("rope_theta", config.get("rope_theta", 10_000.0))
+    return found
+
+
+def read_rope(config: Mapping[str, Any]) -> Rope:
+    """The rotary embedding of a `config.json`. Dynamic scaling counts as none: plans do that job per request.
+
+    Raises `UnsupportedFeature` for kinds that llama.cpp has no counterpart of.
+    """
+    shape = Shape.of(config)
+    found = rope_settings(config)
+    kind, window = found["rope_type"], config.get("max_position_embeddings", 2048)
+    factor = float(found.get("factor", 1.0))
+    common: dict[str, Any] = {"base": float(found["rope_theta"]), "dim": shape.head_dim}
+    if kind in ("default", "dynamic"):
+        return Rope(**common, trained=window)
+    if kind == "linear":
+        return Rope(**common, trained=round(window / factor), scaling="linear", factor=factor)
+    original = found.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+    if kind == "llama3":
+        if (found.get("low_freq_factor"), found.get("high_freq_factor")) != (LLAMA3_LOW, LLAMA3_HIGH):
+            raise UnsupportedFeature(
+                "This model's Llama 3 RoPE has unusual frequency factors.", "Only 1 and 4 are known."
+            )
+        return Rope(**common, trained=window, scaling="llama3", factor=factor, original=original or 8192)
+    if kind == "yarn":
+        _check_yarn(found, factor)
+        original = original or round(window / factor)
+        betas: dict[str, Any] = {key: float(found[key]) for key in ("beta_fast", "beta_slow") if found.get(key) is not None}
+        return Rope(**common, trained=original, scaling="yarn", factor=factor, original=original, **betas)
+    raise UnsupportedFeature(
+        f"RoPE of type {kind!r} has no counterpart in llama.cpp.", "Known: default, linear, dynamic, yarn, llama3."
+    )
+
+
+def _check_yarn(found: Mapping[str, Any], factor: float) -> None:
+    usual = 0.1 * math.log(factor) + 1
+    magnitude = found.get("attention_factor")
+    odd = magnitude is not None and abs(magnitude - usual) > 1e-6
+    if odd or found.get("mscale") or found.get("truncate") is False:
+        raise UnsupportedFeature(
+            "This model's YaRN changes attention in a way that llama.cpp does not know.",
+            f"Only the usual attention factor, {usual:.4f} here, can be converted.",
+        )
+
+
+def rope_note(config: Mapping[str, Any]) -> str:
+    """What conversion does with the RoPE scaling, in one sentence; empty for plain RoPE."""
+    rope, kind = read_rope(config), rope_settings(config)["rope_type"]
+    if kind == "dynamic":
+        return (
+            f"RoPE: dynamic scaling is left out of the file, whose native window is {rope.trained} positions; "
+            "Hanpaca widens it per request (adaptive NTK, the same formula)."
+        )
+    if kind == "linear":
+        return f"RoPE: position interpolation by {rope.factor:g}, native window {rope.native_context} positions."
+    if kind == "yarn":
+        return f"RoPE: YaRN by {rope.factor:g} from {rope.original}, native window {rope.native_context} positions."
+    if kind == "llama3":
+        return f"RoPE: Llama 3's frequency factors, kept as rope_freqs.weight, window {rope.native_context} positions."
+    return ""
+
+
+def llama3_factors(rope: Rope) -> list[float]:
+    """What llama.cpp divides each pair's frequency by: `rope_freqs.weight`, `dim / 2` numbers."""
+    plain = Rope(base=rope.base, dim=rope.dim, trained=rope.trained)
+    own, bare = plan(rope, rope.trained).inv_freq(), plan(plain, rope.trained).inv_freq()
+    return [a / b for a, b in zip(bare, own, strict=True)]

@@ -1,0 +1,360 @@
+"""Conversion: logits of the written file against transformers, its tokens against sentencepiece, and the refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpoints import edit_json, write_checkpoint
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from native_logits import CHUNK, distance, native
+
+from hanpaca.core import gguf_header
+from hanpaca.core.errors import BadInput, BadModelFile, ModelNotFound, UnsupportedFeature
+from hanpaca.core.weights.convert import convert
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def tokenizer_model(data: Path) -> Path:
+    return data / "tokenizers" / "chinese-llama2-55296.tokenizer.model"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, tokenizer_model: Path) -> Path:
+    """A checkpoint in three safetensors shards; tests copy it before they break it."""
+    folder = tmp_path_factory.mktemp("small") / "model"
+    return write_checkpoint(folder, tokenizer_model=tokenizer_model, hidden=64, shard="10MB")
+
+
+@pytest.fixture
+def copy(small: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small, tmp_path / "copy"))
+
+
+def reference(folder: Path, tokens: list[int]) -> Iterator[np.ndarray]:
+    """transformers' logits, a chunk at a time."""
+    from transformers import DynamicCache, LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    cache = DynamicCache()
+    for start in range(0, len(tokens), CHUNK):
+        ids = torch.tensor([tokens[start : start + CHUNK]])
+        with torch.inference_mode():
+            yield model(ids, past_key_values=cache, use_cache=True).logits[0].numpy()
+
+
+def worst(file: Path, folder: Path, count: int, **fields: Any) -> tuple[float, int]:
+    """(largest relative distance, positions with another argmax) over `count` random tokens."""
+    tokens = np.random.default_rng(1).integers(3, 55_000, count).tolist()
+    far, differing, largest = 0.0, 0, 0.0
+    with native(file, count, **fields) as model:
+        for ours, theirs in zip(model.chunks(tokens), reference(folder, tokens), strict=True):
+            far = max(far, float(np.abs(ours - theirs).max()))
+            largest = max(largest, float(np.abs(theirs).max()))
+            differing += int((ours.argmax(1) != theirs.argmax(1)).sum())
+    return far / largest, differing
+
+
+@pytest.mark.parametrize(
+    ("kv_heads", "tied"),
+    [
+        pytest.param(2, False, id="gqa-untied"),
+        pytest.param(4, True, id="mha-tied"),
+        pytest.param(4, False, id="mha-untied", marks=pytest.mark.slow),
+        pytest.param(2, True, id="gqa-tied", marks=pytest.mark.slow),
+    ],
+)
+def test_logits_equal_transformers(tmp_path: Path, tokenizer_model: Path, kv_heads: int, tied: bool) -> None:
+    folder = write_checkpoint(
+        tmp_path / "model", tokenizer_model=tokenizer_model, kv_heads=kv_heads, tied=tied, bin=tied, shard="10MB"
+    )
+    file = convert(folder, tmp_path / "model.gguf", "f32")
+    assert worst(file, folder, 4096) <= (1e-5, 0)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "linear", "factor": 4.0},
+        {"rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 128},
+        {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 128,
+        },
+    ],
+    ids=lambda rope: rope["rope_type"],
+)
+def test_rope_scaling_equals_transformers(tmp_path: Path, tokenizer_model: Path, rope: dict[str, Any]) -> None:
+    folder = write_checkpoint(tmp_path / "m", tokenizer_model=tokenizer_model, rope=rope, context=2048, hidden=128)
+    notes: list[str] = []
+    file = convert(folder, tmp_path / "m.gguf", "f32", on_note=notes.append)
+    assert len(notes) == 1
+    far, differing = worst(file, folder, 1024)
+    assert far <= 1e-5
+    assert not differing
+
+
+def test_the_published_spelling_of_scaling_is_read(copy: Path, tmp_path: Path) -> None:
+    """Checkpoints of 2023 say rope_theta and rope_scaling with `type`; the 64K ones also name remote code."""
+    config = json.loads((copy / "config.json").read_text())
+    del config["rope_parameters"]
+    scaling = {"type": "yarn", "factor": 16.0, "original_max_position_embeddings": 4096, "finetuned": True}
+    config |= {"rope_theta": 10000.0, "rope_scaling": scaling, "max_position_embeddings": 65536}
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling_llama_yarn.LlamaForCausalLM"}
+    (copy / "config.json").write_text(json.dumps(config))
+    found = gguf_header.read(convert(copy, tmp_path / "m.gguf"))
+    rope = gguf_header.rope_of(found)
+    assert (rope.scaling, rope.factor, rope.original, rope.native_context) == ("yarn", 16.0, 4096, 65536)
+
+
+def test_dynamic_scaling_is_left_to_plans_and_said(copy: Path, tmp_path: Path) -> None:
+    edit_json(copy / "config.json", rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0})
+    notes: list[str] = []
+    found = gguf_header.read(convert(copy, tmp_path / "m.gguf", on_note=notes.append))
+    assert "llama.rope.scaling.type" not in found.metadata
+    assert found.metadata["llama.context_length"] == 4096
+    assert "dynamic" in notes[0]
+
+
+@pytest.mark.parametrize(("type", "bound"), [("f16", 2e-3), ("bf16", 2e-2), ("q8_0", 5e-2)])
+def test_smaller_types_stay_near(small: Path, tmp_path: Path, type: str, bound: float) -> None:
+    far, _ = worst(convert(small, tmp_path / "m.gguf", type), small, 256)
+    assert 1e-7 < far < bound
+
+
+def test_half_precision_checkpoints_are_copied_bit_by_bit(tmp_path: Path, tokenizer_model: Path) -> None:
+    from gguf import GGUFReader
+    from safetensors.numpy import load_file
+
+    folder = write_checkpoint(tmp_path / "m", tokenizer_model=tokenizer_model, dtype="float16")
+    reader = GGUFReader(convert(folder, tmp_path / "m.gguf", "f16"))
+    written = {tensor.name: tensor.data for tensor in reader.tensors}
+    weights = load_file(folder / "model.safetensors")
+    assert (written["token_embd.weight"] == weights["model.embed_tokens.weight"]).all()
+    assert (written["blk.1.ffn_down.weight"] == weights["model.layers.1.mlp.down_proj.weight"]).all()
+
+
+def test_tokens_equal_sentencepiece(small: Path, tmp_path: Path, data: Path) -> None:
+    import sentencepiece
+
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(small / "tokenizer.model"))
+    lines = [line for file in sorted((data / "docs").rglob("*.md")) for line in file.read_text().splitlines() if line]
+    lines = [*lines[:: max(1, len(lines) // 1500)], "<pad></s><s>[INST]", "", " a  b\t\n\n", "🦙\u200d\x07𠮷", "ﬁ①Ａ"]
+    with native(convert(small, tmp_path / "m.gguf"), 64) as model:
+        differing = [line for line in lines if model.tokenize(line) != pieces.encode(line)]
+    assert len(lines) > 1000
+    assert not differing
+
+
+@pytest.fixture(scope="module")
+def fuzzed(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    import sentencepiece
+
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(small / "tokenizer.model"))
+    with native(convert(small, tmp_path_factory.mktemp("fuzz") / "m.gguf"), 64) as model:
+        yield lambda text: (model.tokenize(text), pieces.encode(text))
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40))
+def test_tokens_of_any_text_equal_sentencepiece(fuzzed: Any, text: str) -> None:
+    ours, theirs = fuzzed(text)
+    assert ours == theirs
+
+
+def test_special_ids_follow_the_tokenizer_not_the_config(small: Path, tmp_path: Path) -> None:
+    found = gguf_header.read(convert(small, tmp_path / "m.gguf")).metadata
+    names = ("bos", "eos", "unknown", "padding")
+    assert [found[f"tokenizer.ggml.{name}_token_id"] for name in names] == [1, 2, 0, 32_000]
+    assert found["tokenizer.ggml.add_bos_token"] is True
+    assert found["tokenizer.ggml.add_eos_token"] is False
+
+
+def test_an_added_token_and_a_template_are_taken_over(tmp_path: Path, data: Path) -> None:
+    """The 32,000 model with a `<pad>` and an end-of-turn token added behind it."""
+    model = data / "tokenizers" / "llama2-32000.tokenizer.model"
+    folder = write_checkpoint(tmp_path / "m", tokenizer_model=model, vocabulary=32_016)
+    decoder = {
+        "32000": {"content": "<pad>", "special": True},
+        "32001": {"content": "<|im_end|>", "special": True},
+        "32002": {"content": "汉字", "special": False},
+    }
+    edit_json(folder / "tokenizer_config.json", pad_token="<pad>", added_tokens_decoder=decoder)
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    edit_json(folder / "generation_config.json", eos_token_id=[2, 32001])
+    file = convert(folder, tmp_path / "m.gguf")
+    found = gguf_header.read(file)
+    assert found.vocabulary_size == 32_016
+    assert found.chat_template == "{{ messages }}"
+    assert found.metadata["tokenizer.ggml.padding_token_id"] == 32_000
+    assert found.metadata["tokenizer.ggml.eot_token_id"] == 32_001
+    with native(file, 64) as model_:
+        assert 32_002 in model_.tokenize("汉字")
+        assert not {32_000, 32_001} & set(model_.tokenize("<pad><|im_end|>"))
+
+
+def byte_level_folder(folder: Path, smollm2: Path) -> Path:
+    """A checkpoint with SmolLM2's tokenizer as a `tokenizer.json`, rebuilt from its GGUF file."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(smollm2).fields
+    tokens, merges = fields["tokenizer.ggml.tokens"].contents(), fields["tokenizer.ggml.merges"].contents()
+    types = fields["tokenizer.ggml.token_type"].contents()
+    table = {
+        "added_tokens": [
+            {"id": i, "content": token, "special": True} for i, token in enumerate(tokens) if types[i] == 3
+        ],
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Digits", "individual_digits": True},
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+            ],
+        },
+        "post_processor": None,
+        "model": {"type": "BPE", "vocab": {token: i for i, token in enumerate(tokens)}, "merges": merges},
+    }
+    write_checkpoint(folder, vocabulary=len(tokens), hidden=32, heads=2, layers=1)
+    (folder / "tokenizer.json").write_text(json.dumps(table))
+    settings = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "unk_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": "{{ bos_token }}"}))
+    return folder
+
+
+def test_byte_level_bpe(tmp_path: Path, smollm2: Path, data: Path) -> None:
+    folder = byte_level_folder(tmp_path / "m", smollm2)
+    file = convert(folder, tmp_path / "m.gguf")
+    found, original = gguf_header.read(file), gguf_header.read(smollm2)
+    for key in ("model", "pre", "bos_token_id", "eos_token_id", "add_bos_token", "add_space_prefix"):
+        assert found.metadata[f"tokenizer.ggml.{key}"] == original.metadata[f"tokenizer.ggml.{key}"], key
+    text = (data / "docs" / "md").rglob("*.md")
+    lines = [line for file in text for line in file.read_text().splitlines() if line][:300]
+    with native(file, 64) as ours, native(smollm2, 64) as theirs:
+        assert [ours.tokenize(line) for line in lines] == [theirs.tokenize(line) for line in lines]
+
+
+def test_an_unknown_way_to_split_is_refused(tmp_path: Path, smollm2: Path) -> None:
+    folder = byte_level_folder(tmp_path / "m", smollm2)
+    edit_json(folder / "tokenizer.json", pre_tokenizer={"type": "Whitespace"})
+    with pytest.raises(UnsupportedFeature, match="Whitespace"):
+        convert(folder, tmp_path / "m.gguf")
+
+
+def test_a_sentencepiece_conversion_without_its_model_is_refused(copy: Path, tmp_path: Path) -> None:
+    (copy / "tokenizer.model").unlink()
+    (copy / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "byte_fallback": True, "vocab": {}}}))
+    with pytest.raises(UnsupportedFeature, match=r"tokenizer\.model"):
+        convert(copy, tmp_path / "m.gguf")
+
+
+# -- what is refused, and that nothing is left behind ------------------------------------------------------------
+
+
+def refused(folder: Path, tmp_path: Path, error: type[Exception], match: str, type: str = "f16") -> None:
+    with pytest.raises(error, match=match):
+        convert(folder, tmp_path / "out" / "m.gguf", type)
+    assert not [path for path in tmp_path.glob("out/*") if path.is_file()]
+
+
+def test_a_missing_shard_is_named(copy: Path, tmp_path: Path) -> None:
+    (copy / "model-00002-of-00003.safetensors").unlink()
+    refused(copy, tmp_path, BadModelFile, "model-00002-of-00003.safetensors")
+    (copy / "model.safetensors.index.json").unlink()
+    refused(copy, tmp_path, BadModelFile, "model-00002-of-00003.safetensors")
+
+
+def test_a_truncated_shard_is_named(copy: Path, tmp_path: Path) -> None:
+    shard = copy / "model-00001-of-00003.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    refused(copy, tmp_path, BadModelFile, "model-00001-of-00003.safetensors ends too early")
+
+
+def test_a_missing_tensor_is_named(copy: Path, tmp_path: Path) -> None:
+    edit_json(copy / "config.json", num_hidden_layers=3)
+    refused(copy, tmp_path, BadModelFile, "lacks model.layers.2.input_layernorm.weight")
+
+
+def test_another_shape_is_named(copy: Path, tmp_path: Path) -> None:
+    edit_json(copy / "config.json", intermediate_size=256)
+    refused(copy, tmp_path, BadModelFile, r"\[128, 64\]; config.json says \[256, 64\]")
+
+
+def test_another_architecture_is_refused(copy: Path, tmp_path: Path) -> None:
+    edit_json(copy / "config.json", model_type="gpt_neox")
+    refused(copy, tmp_path, BadModelFile, "gpt_neox")
+
+
+def test_a_quantized_checkpoint_is_refused(copy: Path, tmp_path: Path) -> None:
+    edit_json(copy / "config.json", quantization_config={"quant_method": "awq"})
+    refused(copy, tmp_path, BadModelFile, "awq")
+
+
+def test_a_longer_tokenizer_is_refused(copy: Path, tmp_path: Path, data: Path) -> None:
+    small = write_checkpoint(tmp_path / "s", vocabulary=32_000)
+    shutil.copyfile(data / "tokenizers" / "chinese-llama2-55296.tokenizer.model", small / "tokenizer.model")
+    refused(small, tmp_path, BadModelFile, "55296 tokens and the model 32000 rows")
+
+
+def test_an_unknown_type_lists_the_known(copy: Path, tmp_path: Path) -> None:
+    refused(copy, tmp_path, BadInput, "f32, f16, q8_0, bf16", type="q4_k")
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    refused(tmp_path, tmp_path, ModelNotFound, "config.json")
+
+
+def test_pickled_objects_are_not_loaded(copy: Path, tmp_path: Path) -> None:
+    for file in copy.glob("model*"):
+        file.unlink()
+    torch.save({"model.norm.weight": Path("x")}, copy / "pytorch_model.bin")
+    refused(copy, tmp_path, BadModelFile, "cannot be read")
+
+
+def test_too_little_disk_is_said_before_writing(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda where: shutil._ntuple_diskusage(10**9, 10**9, 10**6))  # type: ignore[attr-defined]
+    refused(copy, tmp_path, BadInput, "Not enough disk space")
+
+
+def test_numbers_beyond_f16_are_refused(tmp_path: Path, tokenizer_model: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = write_checkpoint(tmp_path / "m", tokenizer_model=tokenizer_model)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][7, 7] = 1e6
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    refused(folder, tmp_path, BadInput, "beyond F16's range")
+    weights["lm_head.weight"][7, 7] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    refused(folder, tmp_path, BadModelFile, "not finite")
+
+
+def test_an_interrupted_conversion_leaves_nothing(copy: Path, tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(copy, tmp_path / "out" / "m.gguf", "f32", stop)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_progress_ends_at_its_total(copy: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    convert(copy, tmp_path / "m.gguf", "f16", lambda done, total: seen.append((done, total)))
+    assert seen[-1][0] == seen[-1][1]
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_distance_is_relative() -> None:
+    assert distance(np.array([1.0, 10.0]), np.array([2.0, 10.0])) == pytest.approx(0.1)
