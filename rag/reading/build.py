@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 
 from ..readers import Document, Mark
+from . import headings
 
 _SPACES = re.compile(r"[ \t\r\n\f\v]+")
 _UNWANTED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")
@@ -89,7 +90,20 @@ class TextBuilder:
         ]
         self.add(document.text)
 
+    def add_marks(self, marks: Iterable[Mark]) -> None:
+        """Marks of places that are written already."""
+        self._marks = sorted([*self._marks, *marks], key=lambda mark: mark.start)
+
+    def find_chapters(self) -> None:
+        """Take chapter lines for headings where the format gave none."""
+        if not any(mark.level for mark in self._marks):
+            self.add_marks(headings.chapters(self.text()))
+
+    def text(self) -> str:
+        """What is written so far."""
+        self._parts = ["".join(self._parts)]
+        return self._parts[0]
+
     def document(self, kind: str, title: str = "") -> Document:
         """What was built."""
-        text = "".join(self._parts)
-        return Document(text, tuple(self._marks), squeeze(clean(title)), kind, None, tuple(self.warnings))
+        return Document(self.text(), tuple(self._marks), squeeze(clean(title)), kind, None, tuple(self.warnings))

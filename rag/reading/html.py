@@ -153,7 +153,8 @@ class _Walk:
         elif tag == "table" and self._tables:
             self._end_table()
         elif tag == "li":
-            self._flush(item=True)
+            self._flush()
+            self._item = False
         elif tag in _BLOCKS:
             self._flush()
 

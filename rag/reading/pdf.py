@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from ...core.errors import UnreadableDocument
@@ -14,9 +16,11 @@ from ..encodings import common_share
 from ..readers import Document
 from . import ocr
 from .build import TextBuilder, clean
+from .headings import from_outline
 from .lines import join_lines, usual_width
 
 MAX_PAGES = 20_000
+_MAX_BOOKMARKS = 10_000
 
 
 def read(data: bytes, name: str, encoding: str | None) -> Document:
@@ -42,34 +46,61 @@ def _refused(error: Exception) -> UnreadableDocument:
 def _document(pdf: Any) -> Document:
     if len(pdf) > MAX_PAGES:
         raise UnreadableDocument(f"The PDF has more than {MAX_PAGES} pages.", "Split it into smaller files.")
-    pages = [_lines(pdf, index) for index in range(len(pdf))]
-    garbled = [index for index, lines in enumerate(pages) if _is_garbled("".join(lines))]
-    silent = [index for index, lines in enumerate(pages) if not any(lines)]
     builder = TextBuilder()
-    recognised = ocr.pages(pdf, garbled + silent)
-    unread_garbled = [index for index in garbled if index not in recognised]
-    unread_silent = [index for index in silent if index not in recognised and _has_image(pdf, index)]
-    for index in garbled:
-        pages[index] = []
-    for index, lines in recognised.items():
-        pages[index] = lines
+    garbled: list[int] = []
+    pictures: list[int] = []
+    pages = [_page(pdf, number, garbled, pictures) for number in range(1, len(pdf) + 1)]
     if not any(map(any, pages)):
-        raise _nothing(len(pages), len(unread_garbled))
+        raise _nothing(len(pages), bool(garbled))
     _drop_running_lines(pages)
     width = usual_width(pages)
-    for index, lines in enumerate(pages):
+    starts: list[int] = []
+    for number, lines in enumerate(pages, 1):
         builder.break_(2)
-        builder.mark("page", str(index + 1))
+        starts.append(builder.length)
+        builder.mark("page", str(number))
         builder.add(join_lines(lines, width))
-    if unread_garbled:
-        builder.warnings.append(f"{_these(unread_garbled)}: the fonts do not say which characters they show; not read")
-    if unread_silent:
-        builder.warnings.append(f"{_these(unread_silent)}: only pictures, no text; not read (see the extra ocr)")
+    builder.add_marks(from_outline(builder.text(), starts, _outline(pdf)))
+    builder.find_chapters()
+    if garbled:
+        builder.warnings.append(f"{_these(garbled)}: the fonts do not say which characters they show; not read")
+    if pictures:
+        builder.warnings.append(f"{_these(pictures)}: a picture and hardly any text; the picture is not read")
     title = pdf.get_metadata_dict().get("Title", "")
-    return builder.document("pdf", title if not _is_garbled(title) else "")
+    return builder.document("pdf", "" if _is_garbled(title) else title)
 
 
-def _nothing(pages: int, garbled: int) -> UnreadableDocument:
+def _outline(pdf: Any) -> Iterator[tuple[int, int, str]]:
+    """(page index, depth, title) of the bookmarks that name a page."""
+    for item in islice(pdf.get_toc(max_depth=6), _MAX_BOOKMARKS):
+        target = item.get_dest()
+        page = target.get_index() if target is not None else None
+        if page is not None:
+            yield page, item.level, clean(item.get_title())
+
+
+def _page(pdf: Any, number: int, garbled: list[int], pictures: list[int]) -> list[str]:
+    """A page's lines; those of its picture where it has hardly any. Notes the pages that stay unread."""
+    import pypdfium2
+
+    try:
+        page = pdf[number - 1]
+        lines = _lines(page)
+        text = "".join(lines)
+        bad = _is_garbled(text)
+        if bad or (len(text) < ocr.LITTLE and _has_picture(page)):
+            recognised = ocr.recognise_page(page)
+            if bad or sum(map(len, recognised)) > len(text):
+                lines = recognised
+            if not ocr.is_available():
+                (garbled if bad else pictures).append(number)
+        page.close()
+    except pypdfium2.PdfiumError:  # one broken page does not spoil the others
+        return []
+    return lines
+
+
+def _nothing(pages: int, garbled: bool) -> UnreadableDocument:
     if garbled:
         what = "The text of the PDF is garbled: its fonts do not say which characters they show."
     else:
@@ -77,15 +108,8 @@ def _nothing(pages: int, garbled: int) -> UnreadableDocument:
     return UnreadableDocument(what, ocr.HINT)
 
 
-def _lines(pdf: Any, index: int) -> list[str]:
-    """The lines of a page; a page that is broken by itself counts as empty."""
-    import pypdfium2
-
-    try:
-        page = pdf[index]
-        text: str = page.get_textpage().get_text_range(errors="replace")
-    except pypdfium2.PdfiumError:
-        return []
+def _lines(page: Any) -> list[str]:
+    text: str = page.get_textpage().get_text_range(errors="replace")
     # U+FFFE is PDFium's mark of a hyphen that the layout put in
     text = re.sub("[\ufffe\x02](?:\r\n)?", "", text)
     text = re.sub(r"(?: ?\.){5,}", " …", text)  # the dots of a table of contents
@@ -105,14 +129,10 @@ def _is_garbled(text: str) -> bool:
     return len(ideographs) >= 50 and not other_asian and common_share("".join(ideographs)) < 0.1
 
 
-def _has_image(pdf: Any, index: int) -> bool:
-    import pypdfium2
+def _has_picture(page: Any) -> bool:
     from pypdfium2 import raw
 
-    try:
-        return next(iter(pdf[index].get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE], max_depth=4)), None) is not None
-    except pypdfium2.PdfiumError:
-        return False
+    return next(iter(page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE], max_depth=4)), None) is not None
 
 
 def _drop_running_lines(pages: list[list[str]]) -> None:
@@ -130,13 +150,6 @@ def _shape(line: str) -> str:
     return re.sub(r"[0-9]+|\b[ivxlc]+\b", "#", line.strip())
 
 
-def _these(indexes: list[int]) -> str:
-    """pages 1, 2, 5–9 in words."""
-    runs: list[list[int]] = []
-    for number in sorted(index + 1 for index in indexes):
-        if runs and runs[-1][-1] == number - 1:
-            runs[-1][-1:] = [runs[-1][-1], number] if len(runs[-1]) == 1 else [number]
-        else:
-            runs.append([number])
-    shown = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs[:20])
-    return f"page(s) {shown}{', …' if len(runs) > 20 else ''}"
+def _these(numbers: list[int]) -> str:
+    """Page numbers in words, the first twenty of them."""
+    return f"page(s) {', '.join(map(str, numbers[:20]))}{', …' if len(numbers) > 20 else ''}"

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import re
-
 from ..encodings import decode
-from ..readers import Document, Mark
-
-_CHAPTER = re.compile(
-    r"^[ \t　]*第[ 　]?[〇零一二三四五六七八九十百千两0-9０-９]{1,7}[ 　]?(?P<unit>[卷编篇部章回节])"
-    r"(?:[ \t　:：.、][^\n。；;]{0,60})?[ \t　]*$",
-    re.MULTILINE,
-)
-_DEPTH = {"卷": 1, "编": 1, "篇": 1, "部": 1, "章": 2, "回": 2, "节": 3}
+from ..readers import Document
+from .headings import chapters
 
 
 def read(data: bytes, name: str, encoding: str | None) -> Document:
     """Plain text; lines such as 第三章 or 第十二回 are headings."""
     text, codec, warnings = text_of(data, encoding)
-    marks = tuple(
-        Mark(found.start(), "heading", found.group().strip(" \t　"), _DEPTH[found["unit"]])
-        for found in _CHAPTER.finditer(text)
-    )
-    return Document(text, marks, kind="text", encoding=codec, warnings=warnings)
+    return Document(text, tuple(chapters(text)), kind="text", encoding=codec, warnings=warnings)
 
 
 def read_code(data: bytes, name: str, encoding: str | None) -> Document:
