@@ -21,6 +21,7 @@ DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant. 你是一个乐于助人�
 LONG_SYSTEM_PROMPT = DEFAULT_SYSTEM_PROMPT + "请你提供专业、有逻辑、内容真实、有价值的详细回复。"
 SYSTEM_PROMPTS: Mapping[str, str] = {"default": DEFAULT_SYSTEM_PROMPT, "long": LONG_SYSTEM_PROMPT, "none": ""}
 """System prompts that have a name, as the models were published with them."""
+TEMPLATES = ("llama-2", "metadata")
 FIRST_GENERATION = {49_953: "Chinese-LLaMA", 49_954: "Chinese-Alpaca"}
 """Vocabulary sizes of the first generation's models."""
 SECOND_GENERATION_VOCABULARY = 55_296
@@ -102,6 +103,8 @@ def template_for(
             "This is a base model: it continues text and was not trained to chat.",
             "Use complete, or a chat model such as chinese-alpaca-2-7b.",
         )
+    if template not in (None, *TEMPLATES):
+        raise UnsupportedFeature(f"{template!r} is not a template.", "Valid: " + ", ".join(TEMPLATES) + ".")
     if template == "llama-2":
         return Llama2Template(DEFAULT_SYSTEM_PROMPT if system_prompt is None else system_prompt)
     if metadata_template is not None:

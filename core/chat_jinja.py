@@ -66,6 +66,10 @@ class JinjaTemplate:
         return marks, rendered
 
 
+_BLANK = "\u2003"
+"""An em space: trimmed like any white space, and not what a template writes itself."""
+
+
 class _Marks:
     """Stand-ins for contents and for BOS and EOS. Private-use characters and a random part: no template writes them."""
 
@@ -78,13 +82,13 @@ class _Marks:
         return f"\ue000{self.secret}{index:03}\ue001"
 
     def placeholder(self, index: int) -> str:
-        """With a blank on each side, which shows whether the template trims. Empty contents stay empty."""
-        return f" {self.key(index)} " if self.contents[index] else ""
+        """With a blank on each side that shows whether the template trims. Empty contents stay empty."""
+        return f"{_BLANK}{self.key(index)}{_BLANK}" if self.contents[index] else ""
 
     def split(self, rendered: str) -> list[tuple[str, str]]:
         """("template" | "content" | "bos" | "eos", text) in order."""
         parts: list[tuple[str, str]] = []
-        pattern = re.compile(f"( ?)\ue000{self.secret}(BOS|EOS|[0-9]+)\ue001( ?)")
+        pattern = re.compile(f"({_BLANK}?)\ue000{self.secret}(BOS|EOS|[0-9]+)\ue001({_BLANK}?)")
         at = 0
         for match in pattern.finditer(rendered):
             left, name, right = match.groups()
@@ -170,7 +174,7 @@ def _compiled(source: str) -> Callable[..., str]:
     def render(**values: Any) -> str:
         try:
             return template.render(**values)
-        except (TemplateError, TypeError, ValueError, LookupError) as error:
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
             raise _broken(error) from None
 
     return render
