@@ -12,18 +12,21 @@ import os
 import sys
 from collections.abc import Sequence
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("demo", "index the manual, then answer one English and one Chinese question"),
-    "ask": ("ask", "answer a question from a library's documents, with citations"),
-    "ingest": ("ingest", "read documents or folders into a library"),
-    "sources": ("sources", "list the documents in a library, or delete some"),
-    "search": ("search", "show the passages that fit a question, without a model"),
-    "chat": ("chat", "talk to a model"),
-    "models": ("models", "list the models that have a name here"),
-    "pull": ("pull", "download a model"),
-    "doctor": ("doctor", "say what works on this machine and which models fit"),
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "demo": ("demo", "run", "index the manual, then answer one English and one Chinese question"),
+    "ask": ("ask", "run", "answer a question from a library's documents, with citations"),
+    "ingest": ("library", "ingest", "read documents and folders into a library"),
+    "sources": ("library", "sources", "list the documents in a library"),
+    "search": ("library", "search", "show the passages that fit a question, without a model"),
+    "delete": ("library", "delete", "remove documents from a library"),
+    "reindex": ("library", "reindex", "compute a library's vectors anew"),
+    "chat": ("chat", "run", "talk to a model"),
+    "models": ("models", "run", "list the models that have a name here"),
+    "pull": ("pull", "run", "download a model"),
+    "rm": ("pull", "remove", "delete a downloaded model"),
+    "doctor": ("doctor", "run", "say what works on this machine and which models fit"),
 }
-"""Name → (module in this folder with a function `run(argv)`, one line of help)."""
+"""Name → (module in this folder, function in it that takes the words after the name, one line of help)."""
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
 """Exit codes as a shell gives them to a program that a signal ended."""
@@ -66,13 +69,16 @@ def _dispatch(words: list[str]) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=2, cutoff=0.5)
         guess = f" Did you mean {' or '.join(near)}?" if near else ""
         raise BadInput(f"{name!r} is not a command.{guess}", f"Commands: {', '.join(COMMANDS)}.")
-    command = importlib.import_module(f".{COMMANDS[name][0]}", __package__).run
-    return int(command(rest) or 0)
+    module, function, _ = COMMANDS[name]
+    try:
+        return int(getattr(importlib.import_module(f".{module}", __package__), function)(rest))
+    except SystemExit as leaving:  # argparse leaves this way after --help
+        return int(leaving.code or 0)
 
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {line}" for name, (_, line) in COMMANDS.items()]
+    lines = [f"  {name:<{width}}  {line}" for name, (_, _, line) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: hanpaca COMMAND [options]",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Generator, Iterator
-from typing import cast
+from typing import Any, cast
 
 from ...core import Delta, Message, Model, Sampling, load
 from ...core.errors import BadInput, ContextOverflow
@@ -40,7 +40,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _options(found: argparse.Namespace) -> dict[str, object]:
+def _options(found: argparse.Namespace) -> dict[str, Any]:
     given = {"context": found.context, "system_prompt": found.system}
     return {name: value for name, value in given.items() if value is not None}
 

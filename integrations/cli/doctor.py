@@ -21,7 +21,7 @@ def run(argv: list[str]) -> int:
     parser = Parser("doctor", "Say what works on this machine, and which models fit.")
     add_json(parser)
     found = parser.parse(argv)
-    report = {
+    report: dict[str, Any] = {
         "versions": versions(),
         "machine": machine(),
         "engines": engines(),
@@ -47,7 +47,7 @@ def machine() -> dict[str, Any]:
     """Cores, memory and disk, in bytes."""
     import psutil
 
-    from ...core.hub import cache_folder
+    from ...core.cache import cache_folder
     from ...core.memory import available
 
     cache = cache_folder()

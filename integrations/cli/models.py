@@ -74,8 +74,7 @@ def files_of(known: CatalogEntry) -> list[str]:
         except ModelNotFound:
             return []
         return [source.path.name] if source.path else []
-    from ...core.cache import folder_of
+    from ...core.cache import cached
 
-    names = [file.stem.removeprefix("ggml-model-") for file in folder_of(known.gguf or known.name).glob("*.gguf")]
-    full = folder_of(known.full or known.name)
-    return sorted(names) + (["full"] if (full / "config.json").exists() else [])
+    mine = [model for model in cached() if model.complete and model.repository in (known.gguf, known.full)]
+    return sorted(model.type or "full" for model in mine)

@@ -6,9 +6,9 @@ Knows no command. Results go to stdout, everything about the work itself to stde
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
-import textwrap
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -56,22 +56,18 @@ def size(bytes_: float) -> str:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar on stderr fed with (done, total, what); in a pipe, nothing."""
+def progress(title: str, *, bytes_: bool = False) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on stderr fed with (done, total, what); in a pipe, nothing. `bytes_`: the figures are bytes."""
     if not sys.stderr.isatty():
         yield lambda done, total, what: None
         return
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn(title),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    counted = [bars.DownloadColumn(), bars.TransferSpeedColumn()] if bytes_ else [bars.MofNCompleteColumn()]
+    what_is_done = bars.TextColumn("{task.description}")
+    columns = (bars.TextColumn(title), bars.BarColumn(), *counted, bars.TimeRemainingColumn(), what_is_done)
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total, what: bar.update(task, completed=done, total=total or None, description=what)
 
@@ -81,6 +77,15 @@ def quoted(text: str, most: int = 240) -> str:
     flat = " ".join(text.split())
     flat = flat if len(flat) <= most else flat[: most - 1].rstrip() + "…"
     room = max(40, min(shutil.get_terminal_size().columns, 110) - 6)
-    if any(unicodedata.east_asian_width(char) in "WF" for char in flat):
-        room //= 2
-    return "\n".join(f"      {line}" for line in textwrap.wrap(flat, room))
+    return "\n".join(f"      {line}" for line in wrapped(flat, room))
+
+
+def wrapped(text: str, room: int) -> list[str]:
+    """Lines of at most `room` columns, broken at spaces and between Chinese characters."""
+    lines, line = [], ""
+    for piece in re.findall(r"[⺀-鿿豈-﫿＀-￯　-〿]|[^\s⺀-鿿豈-﫿＀-￯　-〿]+|\s+", text):
+        if line and width(line + piece) > room:
+            lines.append(line.rstrip())
+            line = ""
+        line += piece if line or not piece.isspace() else ""
+    return [*lines, line.rstrip()] if line.strip() else lines

@@ -34,8 +34,8 @@ def model_name(chosen: str | None) -> str:
 
 def pulled_chat_model() -> str | None:
     """The name of the largest chat model of the catalog that is on this machine."""
-    from ...core.catalog import entries
     from ...core.cache import find_gguf
+    from ...core.catalog import entries
 
     chats = [known for known in entries() if known.kind == "chat" and known.gguf and find_gguf(known.gguf)]
     best = max(chats, key=lambda known: known.parameters, default=None)
