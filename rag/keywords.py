@@ -1,0 +1,104 @@
+"""BM25 over the keyword index: which of a question's terms are rare, and which passages hold them.
+
+Knows the store's FTS5 table and nothing of vectors.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .store import placeholders
+from .terms import is_cjk, terms, words
+
+COMMON = 0.1
+"""In a library of some size, a term in more passages than this share is not searched for: it says little."""
+SIZEABLE = 5_000
+_MOST_TERMS = 64
+_K1, _B = 1.2, 0.75
+_USUAL_LENGTH = 330
+"""Characters of a usual passage; a longer one must hold a term more often for the same score."""
+CONTEXT_WEIGHT = 0.5
+"""What a term is worth in a file's name, title or headings, compared with the text."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question's terms with what each is worth in this library."""
+
+    weights: dict[str, float]
+    """Term → inverse document frequency, for the terms that occur."""
+    total: float
+    """What all terms are worth together, those that occur nowhere included."""
+    searched: tuple[str, ...]
+    """The terms to look for, rarest first."""
+
+
+def weigh(reading: sqlite3.Connection, text: str) -> Question:
+    """Look up how rare each term of a question is."""
+    passages = int(reading.execute("SELECT count(*) FROM passages").fetchone()[0])
+    weights: dict[str, float] = {}
+    total, frequencies = 0.0, {}
+    for term in dict.fromkeys(terms(text)[: 4 * _MOST_TERMS]):
+        row = reading.execute("SELECT doc FROM vocabulary WHERE term = ?", (term,)).fetchone()
+        frequency = int(row[0]) if row else 0
+        weight = math.log(1 + (passages - frequency + 0.5) / (frequency + 0.5))
+        total += weight
+        if frequency:
+            weights[term], frequencies[term] = weight, frequency
+    limit = passages * COMMON if passages > SIZEABLE else math.inf
+    rare = sorted((term for term in weights if frequencies[term] <= limit), key=lambda term: frequencies[term])
+    if not rare and weights:
+        rare = [min(weights, key=lambda term: frequencies[term])]
+    return Question(weights, total, tuple(rare[:_MOST_TERMS]))
+
+
+def candidates(
+    reading: sqlite3.Connection, question: Question, count: int, among: Sequence[int] | None = None
+) -> list[int]:
+    """The passages that FTS5 ranks best, best first."""
+    if not question.searched or (among is not None and not among):
+        return []
+    match = " OR ".join(f'"{term}"' for term in question.searched)
+    only = "" if among is None else f" AND rowid IN ({placeholders(among)})"
+    rows = reading.execute(
+        f"SELECT rowid FROM keywords WHERE keywords MATCH ?{only}"
+        f" ORDER BY bm25(keywords, 1.0, {CONTEXT_WEIGHT}), rowid LIMIT ?",
+        (match, *(among or ()), count),
+    )
+    return [row[0] for row in rows]
+
+
+def score(question: Question, text: str, context: str) -> tuple[float, list[str]]:
+    """BM25 of one passage as a share of the most that the question's terms could give, and the terms it holds.
+
+    Both texts are folded. FTS5's own figure is not used: it is 0 for a term in half of the passages, which in a small
+    library is any term.
+    """
+    body, around = _Counts(text), _Counts(context)
+    length = _K1 * (1 - _B + _B * len(text) / _USUAL_LENGTH)
+    found, held = 0.0, []
+    for term, weight in question.weights.items():
+        times = body[term] + CONTEXT_WEIGHT * around[term]
+        if times:
+            held.append(term)
+            found += weight * times / (times + length)
+    return found / question.total if question.total else 0.0, held
+
+
+class _Counts:
+    """How often terms occur in a folded text."""
+
+    def __init__(self, folded: str) -> None:
+        self._folded = folded
+        self._words: Counter[str] | None = None
+
+    def __getitem__(self, term: str) -> int:
+        if is_cjk(term):
+            return self._folded.count(term)
+        if self._words is None:
+            self._words = Counter(words(self._folded))
+        return self._words[term]

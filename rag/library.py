@@ -1,0 +1,378 @@
+"""A library: one folder on disk with the passages of many documents, ready to be searched.
+
+    library.sqlite3    the truth: files, passages, keyword index, vectors (see `store.py`)
+    chroma/            ids and vectors for fast nearest-neighbour search; can be thrown away (see `vectors.py`)
+    write.lock         held by the one process that may write; readers need no lock
+
+Knows how the parts fit together; what each does lies in its own module. Knows no language model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import BadInput, LibraryBusy, LibraryMismatch
+from . import indexing, sync
+from .embedding import BUNDLED, Embedder, load_embedder
+from .indexing import FileRecord
+from .paths import absolute, ends_with
+from .readers import Document
+from .store import Store, explain
+from .sync import OnProgress, Progress, SyncReport
+from .terms import ANALYSIS
+from .vectors import VectorIndex
+
+if TYPE_CHECKING:
+    from .filters import Filters
+    from .retrieval import Hit
+
+DATABASE = "library.sqlite3"
+LOCK_SECONDS = 3.0
+"""How long a writer waits for another one before it gives up with `LibraryBusy`."""
+QUERIES_REMEMBERED = 64
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """One file of a library."""
+
+    path: str
+    origin: str
+    """"file" for one on disk, "text" for one given as text."""
+    kind: str
+    """text, markdown, html, pdf, docx, …"""
+    title: str
+    encoding: str | None
+    size: int
+    """Bytes on disk; characters for a text."""
+    modified: float
+    """Seconds since 1970."""
+    passages: int
+    embedded: int
+    """How many of the passages have vectors."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stats:
+    """A library in figures."""
+
+    files: int
+    passages: int
+    embedded: int
+    characters: int
+    bytes_on_disk: int
+    embedder: str | None
+    """The identity of the embedder that made the vectors; None while there are none."""
+    languages: dict[str, int]
+    """Passages by language: "zh", "en" (any alphabet), "" (neither)."""
+    failures: tuple[tuple[str, str], ...]
+    """Files that could not be read, and why."""
+
+
+class Library:
+    """Open one with `Library.open`. Thread-safe; also a context manager."""
+
+    def __init__(self, folder: Path, store: Store, embedder: str | Embedder | None, chroma: str | None) -> None:
+        self.folder = folder
+        self.store = store
+        self.vectors = VectorIndex(store, folder, chroma)
+        self._given = embedder
+        self._embedder: Embedder | None = None
+        self._queries: dict[str, NDArray[np.float32]] = {}
+        self._loading = threading.RLock()
+        self._writing = threading.RLock()
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path | str,
+        embedder: str | Embedder | None = None,
+        create: bool = True,
+        *,
+        chroma: str | None = None,
+    ) -> Self:
+        """Open the library in `folder`, or make one there.
+
+        `embedder` is a name or an object; None takes the one that the library was made with, or the bundled one.
+        `chroma` is the address of a Chroma server (`chroma run`); None keeps the index in the folder. Nothing heavy
+        is loaded yet. Raises `BadInput` where there is no library and `create` is False, `LibraryMismatch` where the
+        library was made with another embedder.
+        """
+        folder = Path(absolute(folder))
+        database = folder / DATABASE
+        if not database.exists():
+            if not create:
+                raise BadInput(f"There is no library in {folder}.", "Make one: hanpaca ingest FOLDER.")
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise explain(error, database) from error
+        library = cls(folder, Store(database, create), embedder, chroma)
+        try:
+            library._check_name()
+        except BaseException:
+            library.close()
+            raise
+        return library
+
+    def _check_name(self) -> None:
+        """An embedder given by another name is loaded at once, to see whether it is another one."""
+        remembered = self.store.meta("embedder_name")
+        if self._given is not None and remembered is not None and self._given != remembered:
+            self.embedder  # noqa: B018 - raises LibraryMismatch
+
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder, loaded at first use. Raises `LibraryMismatch` if the vectors were made by another one."""
+        with self._loading:
+            if self._embedder is None:
+                given = self._given if self._given is not None else self.store.meta("embedder_name") or BUNDLED
+                loaded = load_embedder(given) if isinstance(given, str) else given
+                self._check_identity(loaded)
+                self._embedder = loaded
+            return self._embedder
+
+    def _check_identity(self, embedder: Embedder) -> None:
+        made_with = self.store.meta("embedder")
+        if made_with is not None and made_with != embedder.identity:
+            raise LibraryMismatch(
+                f"The library in {self.folder} was made with the embedder {made_with}, not {embedder.identity}.",
+                "Open it with that one, or compute all vectors anew with `hanpaca reindex --embedder NAME`.",
+            )
+
+    def _remember_embedder(self) -> None:
+        embedder = self.embedder
+        if self.store.meta("embedder") != embedder.identity:
+            with self.store.write():
+                self.store.set_meta("embedder", embedder.identity)
+                if isinstance(self._given, str) or self._given is None:
+                    self.store.set_meta("embedder_name", self._given or BUNDLED)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the library for writing. Raises `LibraryBusy` if another process does."""
+        import filelock
+
+        lock = filelock.FileLock(self.folder / "write.lock", timeout=LOCK_SECONDS)
+        with self._writing:
+            try:
+                lock.acquire()
+            except filelock.Timeout as error:
+                raise LibraryBusy(
+                    f"Another process is writing to the library in {self.folder}.",
+                    "Wait until it has finished and try again; searching works meanwhile.",
+                ) from error
+            except OSError as error:
+                raise explain(error, self.store.path) from error
+            try:
+                if self.store.meta("analysis") != ANALYSIS:
+                    indexing.reindex_keywords(self.store, ANALYSIS)
+                yield
+            finally:
+                lock.release()
+
+    def sync(
+        self,
+        paths: Sequence[Path | str],
+        on_progress: OnProgress | None = None,
+        *,
+        embed: bool = True,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> SyncReport:
+        """Bring the library in step with these files and everything below these folders.
+
+        Files are added, changed, renamed and removed by their content; each is there for keyword search as soon as
+        it is read. Then the vectors follow, unless `embed` is False (`embed_pending` makes them later). `stop` is
+        asked between batches and ends the embedding early. Raises `BadInput` for a missing path and
+        for a folder with nothing to read; files that cannot be read stand in the report.
+        """
+        start = time.monotonic()
+        tell = on_progress or _ignore
+        with self.writing():
+            self._remember_embedder()
+            report = sync.read_into(self.store, paths, self.embedder, tell)
+            if embed:
+                report.embedded = self._embed(tell, stop)
+            if report.changed or report.removed:
+                self._tidy()
+        report.seconds = time.monotonic() - start
+        return report
+
+    def embed_pending(self, on_progress: OnProgress | None = None, stop: Callable[[], bool] = lambda: False) -> int:
+        """Compute the vectors that are still missing; how many were."""
+        with self.writing():
+            self._remember_embedder()
+            return self._embed(on_progress or _ignore, stop)
+
+    def _embed(self, tell: OnProgress, stop: Callable[[], bool]) -> int:
+        count = sync.embed_into(self.store, self.embedder, tell, stop)
+        self.vectors.catch_up()
+        return count
+
+    def add_text(self, text: str, name: str, *, embed: bool = True) -> int:
+        """Add a text, or replace the one of this name; the number of its passages."""
+        return self.add_document(Document(text), name, embed=embed)
+
+    def add_document(self, document: Document, name: str, *, embed: bool = True) -> int:
+        """Add what `read` gave of something that is no file of the user's (an upload), under a name."""
+        if not document.text.strip():
+            raise BadInput(f"The text {name!r} is empty.", "Give one with words in it.")
+        with self.writing():
+            self._remember_embedder()
+            record = FileRecord(name, "text", len(document.text), time.time_ns())
+            passages = indexing.put(self.store, record, document, self.embedder)
+            if embed:
+                self._embed(_ignore, lambda: False)
+        return passages
+
+    def delete(self, file: Path | str) -> int:
+        """Remove a file from the library (not from the disk) so that no byte of it is left there.
+
+        The number of its passages. Raises `BadInput` if the library has no such file.
+        """
+        path = self.resolve(file)
+        with self.writing():
+            count = indexing.forget(self.store, path)
+            self._tidy(thoroughly=True)
+        return count
+
+    def resolve(self, file: Path | str) -> str:
+        """The library's own path of a file given as the user knows it: whole, relative, or its last parts."""
+        wanted = str(file)
+        paths = [info[0] for info in self.store.connection.execute("SELECT path FROM files ORDER BY path")]
+        for candidate in (wanted, absolute(wanted)):
+            if candidate in paths:
+                return candidate
+        ends = [path for path in paths if ends_with(path, wanted)]
+        if len(ends) == 1:
+            return str(ends[0])
+        if ends:
+            raise BadInput(f"{wanted} could be any of {', '.join(ends)}.", "Give the whole path.")
+        raise BadInput(f"The library has no file {wanted}.", "`hanpaca sources` lists what it has.")
+
+    def _tidy(self, thoroughly: bool = False) -> None:
+        """Leave nothing of deleted texts in the keyword index and, thoroughly, in no byte of any file."""
+        with self.store.write() as writing:
+            writing.execute("INSERT INTO keywords (keywords) VALUES ('optimize')")
+        if thoroughly:
+            with self.store.write() as writing:
+                last = writing.execute("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").fetchone()
+                writing.execute("DELETE FROM outbox")
+                self.store.set_meta("pruned", str(last[0] if last else 0))
+            self.store.compact()
+            self.vectors.purge()
+
+    def files(self) -> list[FileInfo]:
+        """Every file of the library, by path."""
+        import json
+
+        rows = self.store.connection.execute(
+            "SELECT f.path, f.origin, f.kind, f.title, f.encoding, f.size, f.modified, count(p.id), count(v.passage),"
+            " f.warnings FROM files f LEFT JOIN passages p ON p.file = f.id LEFT JOIN vectors v ON v.passage = p.id"
+            " GROUP BY f.id ORDER BY f.path"
+        )
+        found = []
+        for path, origin, kind, title, encoding, size, modified, passages, embedded, warnings in rows:
+            problems = tuple(json.loads(warnings))
+            found.append(
+                FileInfo(path, origin, kind, title, encoding, size, modified / 1e9, passages, embedded, problems)
+            )
+        return found
+
+    def stats(self) -> Stats:
+        """The library in figures."""
+        with self.store.read() as reading:
+            files = reading.execute("SELECT count(*) FROM files").fetchone()[0]
+            count, characters = reading.execute(
+                "SELECT count(*), coalesce(sum(length(text)), 0) FROM passages"
+            ).fetchone()
+            embedded = reading.execute("SELECT count(*) FROM vectors").fetchone()[0]
+            languages = dict(reading.execute("SELECT language, count(*) FROM passages GROUP BY language").fetchall())
+            failures = reading.execute("SELECT path, message FROM failures ORDER BY path").fetchall()
+            made_with = self.store.meta("embedder") if embedded else None
+        on_disk = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        return Stats(files, count, embedded, characters, on_disk, made_with, languages, tuple(failures))
+
+    def rebuild_vectors(self, on_progress: OnProgress | None = None) -> int:
+        """Compute every vector anew with the embedder that the library was opened with; how many."""
+        with self.writing():
+            given = self._given if self._given is not None else self.store.meta("embedder_name") or BUNDLED
+            self._embedder = load_embedder(given) if isinstance(given, str) else given
+            self._queries.clear()
+            with self.store.write() as writing:
+                writing.execute("INSERT INTO outbox (passage, added) SELECT passage, 0 FROM vectors")
+                writing.execute("DELETE FROM vectors")
+                writing.execute("DELETE FROM meta WHERE key IN ('embedder', 'embedder_name')")
+            self._remember_embedder()
+            indexing.reindex_keywords(self.store, ANALYSIS)
+            count = sync.embed_into(self.store, self.embedder, on_progress or _ignore, lambda: False)
+            self.vectors.purge()
+        return count
+
+    def query_vector(self, text: str) -> NDArray[np.float32]:
+        """The vector of a question; the last few are remembered."""
+        with self._loading:
+            known = self._queries.get(text)
+        if known is None:
+            known = np.asarray(self.embedder.embed_queries([text])[0], np.float32)
+            with self._loading:
+                if len(self._queries) >= QUERIES_REMEMBERED:
+                    self._queries.pop(next(iter(self._queries)))
+                self._queries[text] = known
+        return known
+
+    def search(
+        self,
+        query: str,
+        k: int = 5,
+        mode: str = "hybrid",
+        filters: Filters | Mapping[str, Any] | None = None,
+        **options: bool,
+    ) -> list[Hit]:
+        """The `k` passages that answer `query` best, best first; see `retrieval.search`."""
+        from . import retrieval
+
+        return retrieval.search(self, query, k, mode, filters, **options)
+
+    async def asearch(
+        self,
+        query: str,
+        k: int = 5,
+        mode: str = "hybrid",
+        filters: Filters | Mapping[str, Any] | None = None,
+        **options: bool,
+    ) -> list[Hit]:
+        """`search` in a thread of its own."""
+        return await asyncio.to_thread(self.search, query, k, mode, filters, **options)
+
+    def close(self) -> None:
+        """Close the files. Idempotent."""
+        self.vectors.close()
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Library({str(self.folder)!r})"
+
+
+def _ignore(progress: Progress) -> None:
+    """Nobody asked."""

@@ -1,0 +1,272 @@
+"""Bring a library in step with files and folders: add, change, rename, delete, by content.
+
+Every file is one transaction of its own, in a fixed order: killed at any point, the next run goes on from there and
+ends in the same library. Unchanged files cost a `stat`. Text is searchable at once; vectors follow. Knows no search.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from .. import __version__ as VERSION
+from ..core.errors import BadInput, EngineUnavailable, HanpacaError
+from . import indexing
+from .embedding import Embedder
+from .indexing import FileRecord
+from .paths import absolute, is_below
+from .readers import is_readable, read
+from .store import Store
+
+RACY_SECONDS = 2
+"""A file written so shortly before it was read may have changed again within the clock's grain: read it again."""
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a sync stands; told to `on_progress`."""
+
+    stage: str
+    """"read" (files) or "embed" (passages)."""
+    done: int
+    total: int
+    name: str = ""
+    """The file at hand."""
+    seconds_left: float | None = None
+    """None while there is nothing to reckon from."""
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass
+class SyncReport:
+    """What a sync did. Paths are absolute."""
+
+    added: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    renamed: list[tuple[str, str]] = field(default_factory=list)
+    """(old, new)."""
+    unchanged: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    """(path, what is wrong with it). What the library had of such a file before, it keeps."""
+    warnings: list[tuple[str, str]] = field(default_factory=list)
+    """(path, what could not be read in it)."""
+    passages: int = 0
+    """Passages of the files added or changed."""
+    embedded: int = 0
+    """Passages whose vectors were computed."""
+    seconds: float = 0.0
+
+
+class _Known(NamedTuple):
+    path: str
+    size: int
+    modified: int
+    checked: int
+    digest: bytes
+
+
+def find_files(paths: Sequence[Path | str]) -> dict[str, os.stat_result]:
+    """Absolute path → stat of every readable file at or below `paths`, sorted. Hidden files and folders are left out.
+
+    A file that is named itself is taken whatever its type, so that its error can be told. Raises `BadInput` for a
+    path that does not exist.
+    """
+    found: dict[str, os.stat_result] = {}
+    for given in paths:
+        path = Path(absolute(given))
+        if not path.exists():
+            raise BadInput(f"There is no file or folder {path}.", "Check the path; nothing was changed.")
+        for name in [path] if not path.is_dir() else _below(path):
+            found[str(name)] = name.stat()
+    return dict(sorted(found.items()))
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            path = Path(place, name)
+            if not name.startswith((".", "~$")) and is_readable(path) and path.is_file():
+                yield path
+
+
+def read_into(store: Store, paths: Sequence[Path | str], embedder: Embedder, tell: OnProgress) -> SyncReport:
+    """The first half of a sync: files into passages and the keyword index."""
+    report = SyncReport()
+    found = find_files(paths)
+    known = _known_below(store, paths)
+    if not found and not known:
+        listing = ", ".join(str(path) for path in paths)
+        raise BadInput(
+            f"Nothing readable lies in {listing}.", "Give a folder with documents; hidden files do not count."
+        )
+    gone = {path: row for path, row in known.items() if path not in found}
+    clock = _Clock("read", sum(stat.st_size for stat in found.values()), tell)
+    for count, (path, stat) in enumerate(found.items()):
+        clock.tell(count, len(found), path)
+        _one(store, path, stat, known.get(path), gone, embedder, report)
+        clock.advance(stat.st_size)
+    for path in gone:
+        indexing.forget(store, path)
+        report.removed.append(path)
+    _forget_failures(store, paths, found)
+    clock.tell(len(found), len(found), "")
+    return report
+
+
+def _one(
+    store: Store,
+    path: str,
+    stat: os.stat_result,
+    known: _Known | None,
+    gone: dict[str, _Known],
+    embedder: Embedder,
+    report: SyncReport,
+) -> None:
+    try:
+        if known is not None and _same(known, stat):
+            report.unchanged.append(path)
+        elif (old := _remembered_failure(store, path, stat)) is not None:
+            report.failed.append((path, old))
+        else:
+            _take(store, path, known, gone, embedder, report)
+    except (HanpacaError, OSError, UnicodeEncodeError) as error:
+        if isinstance(error, EngineUnavailable) or not isinstance(error, OSError | BadInput | UnicodeEncodeError):
+            raise
+        message = _message(error)
+        report.failed.append((path.encode("utf-8", "backslashreplace").decode(), message))
+        if not isinstance(error, _Changing | OSError | UnicodeEncodeError):
+            _remember_failure(store, path, stat, message)
+
+
+def _take(
+    store: Store, path: str, known: _Known | None, gone: dict[str, _Known], embedder: Embedder, report: SyncReport
+) -> None:
+    """A file that is new or seems to have changed."""
+    path.encode()
+    record = _record(path)
+    if known is not None and known.digest == record.digest:
+        _touch(store, record)
+        report.unchanged.append(path)
+        return
+    if known is None:
+        same = next((row for row in gone.values() if row.digest == record.digest), None)
+        if same is not None:
+            indexing.rename(store, same.path, record)
+            del gone[same.path]
+            report.renamed.append((same.path, path))
+            return
+    for _ in range(_TRIES):
+        document = read(Path(path))
+        again = _record(path)
+        if again.digest == record.digest:
+            break
+        record = again
+    else:
+        raise _Changing(f"{path} changes while it is read.", "Run the command again when it is finished.")
+    report.passages += indexing.put(store, record, document, embedder)
+    (report.added if known is None else report.changed).append(path)
+    report.warnings += [(path, warning) for warning in document.warnings]
+
+
+class _Changing(BadInput):
+    """A file does not keep still; the next sync tries it again."""
+
+
+def _record(path: str) -> FileRecord:
+    with open(path, "rb") as file:  # noqa: PTH123 - one open file for both, content and stat
+        digest = hashlib.file_digest(file, "sha256").digest()
+        stat = os.fstat(file.fileno())
+    return FileRecord(path, "file", stat.st_size, stat.st_mtime_ns, digest)
+
+
+def _same(known: _Known, stat: os.stat_result) -> bool:
+    settled = known.modified < known.checked - RACY_SECONDS * 1_000_000_000
+    return settled and (known.size, known.modified) == (stat.st_size, stat.st_mtime_ns)
+
+
+def _known_below(store: Store, paths: Sequence[Path | str]) -> dict[str, _Known]:
+    rows = store.connection.execute(
+        "SELECT path, size, modified, checked, digest FROM files WHERE origin = 'file' ORDER BY path"
+    )
+    inside = _inside(paths)
+    return {row[0]: _Known(*row) for row in rows if inside(row[0])}
+
+
+def _inside(paths: Sequence[Path | str]) -> Callable[[str], bool]:
+    return lambda path: any(is_below(path, top) for top in paths)
+
+
+def _touch(store: Store, record: FileRecord) -> None:
+    with store.write() as writing:
+        writing.execute(
+            "UPDATE files SET size = ?, modified = ?, checked = ? WHERE path = ?",
+            (record.size, record.modified, time.time_ns(), record.path),
+        )
+
+
+def _remembered_failure(store: Store, path: str, stat: os.stat_result) -> str | None:
+    row = store.connection.execute(
+        "SELECT message FROM failures WHERE path = ? AND size = ? AND modified = ? AND version = ?",
+        (path, stat.st_size, stat.st_mtime_ns, VERSION),
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _remember_failure(store: Store, path: str, stat: os.stat_result, message: str) -> None:
+    row = (path, stat.st_size, stat.st_mtime_ns, VERSION, message)
+    with store.write() as writing:
+        writing.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?)", row)
+
+
+def _forget_failures(store: Store, paths: Sequence[Path | str], found: Iterable[str]) -> None:
+    inside, there = _inside(paths), set(found)
+    old = [row[0] for row in store.connection.execute("SELECT path FROM failures")]
+    dead = [(path,) for path in old if inside(path) and path not in there]
+    if dead:
+        with store.write() as writing:
+            writing.executemany("DELETE FROM failures WHERE path = ?", dead)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, UnicodeEncodeError):
+        return "The file's name is not valid text. Rename it."
+    if isinstance(error, OSError):
+        return f"It cannot be read: {error.strerror or error}."
+    return str(error)
+
+
+class _Clock:
+    """Tells progress with an estimate of the time that is left, by bytes."""
+
+    def __init__(self, stage: str, total: int, tell: OnProgress) -> None:
+        self._stage, self._total, self._tell = stage, total, tell
+        self._done, self._start = 0, time.monotonic()
+
+    def advance(self, amount: int) -> None:
+        self._done += amount
+
+    def tell(self, done: int, total: int, name: str) -> None:
+        spent = time.monotonic() - self._start
+        left = spent / self._done * (self._total - self._done) if self._done and spent > 0.5 else None
+        self._tell(Progress(self._stage, done, total, name, left))
+
+
+def embed_into(store: Store, embedder: Embedder, tell: OnProgress, stop: Callable[[], bool]) -> int:
+    """The second half of a sync: vectors for the passages that have none; how many."""
+    start = time.monotonic()
+
+    def on_batch(done: int, total: int) -> None:
+        left = (time.monotonic() - start) / done * (total - done)
+        tell(Progress("embed", done, total, "", left))
+
+    return indexing.embed_pending(store, embedder, on_batch, stop)

@@ -1,0 +1,95 @@
+"""Text → the terms that keyword search compares: folded words, and pairs of neighbouring Chinese characters.
+
+Folding is for search only; nothing that a user reads passes through it. Knows no database.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+import unicodedata
+from functools import cache
+
+ANALYSIS = "1"
+"""Version of the rules below. A library remembers it: other rules need another index."""
+
+_CJK = (
+    "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_RUN = re.compile(rf"[{_CJK}]+|(?:(?![{_CJK}])[^\W_])+")
+_WORD = re.compile(rf"(?:(?![{_CJK}])[^\W_])+")
+_IS_CJK = re.compile(rf"[{_CJK}]")
+_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]+")
+_VARIANTS = {"裏": "里", "著": "着", "妳": "你", "祂": "他", "牠": "它", "佔": "占", "週": "周", "註": "注", "臺": "台"}
+"""Forms that depend on the word and so are missing in a table of single characters; search may merge them."""
+
+
+@cache
+def _to_simplified() -> dict[int, str]:
+    """Traditional → simplified, one character to one, from OpenCC's table."""
+    table = importlib.resources.files("opencc").joinpath("dictionary", "TSCharacters.txt").read_text(encoding="utf-8")
+    pairs = (line.split("\t") for line in table.splitlines() if "\t" in line)
+    simplified = {ord(old): new.split()[0] for old, new in pairs if len(old) == 1}
+    return simplified | {ord(old): new for old, new in _VARIANTS.items()}
+
+
+def fold(text: str) -> str:
+    """The form in which texts are compared: NFKC, no case, simplified characters. The length may change.
+
+    >>> fold("ＬｉｎＵＸ 與臺灣")
+    'linux 与台湾'
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return folded.translate(_to_simplified()) if _IS_CJK.search(folded) else folded
+
+
+def terms(text: str) -> list[str]:
+    """Words, and pairs of neighbouring characters in Chinese, Japanese and Korean, in their order.
+
+    >>> terms("用 apt 安裝軟體, apts")
+    ['用', 'apt', '安装', '装软', '软体', 'apt']
+    """
+    found: list[str] = []
+    for run in _RUN.findall(fold(text)):
+        if not _IS_CJK.match(run):
+            found.append(_stem(run))
+        elif len(run) == 1:
+            found.append(run)
+        else:
+            found.extend(run[at : at + 2] for at in range(len(run) - 1))
+    return found
+
+
+def words(folded: str) -> list[str]:
+    """The terms of a folded text that are words."""
+    return [_stem(run) for run in _WORD.findall(folded)]
+
+
+def is_cjk(term: str) -> bool:
+    """Whether a term is made of characters rather than a word."""
+    return _IS_CJK.match(term) is not None
+
+
+def _stem(word: str) -> str:
+    """English plurals and the third person lose their s; everything else stays."""
+    if len(word) > 3 and word.isascii() and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        return word[:-3] + "y" if word.endswith("ies") and len(word) > 4 else word[:-1]
+    return word
+
+
+def is_han(character: str) -> bool:
+    """Whether this is a Chinese character."""
+    return _HAN.match(character) is not None
+
+
+def language_of(text: str) -> str:
+    """ "zh" or "en" by script, "" where neither has a letter: a Chinese character weighs as much as a word.
+
+    >>> language_of("如何安装 vim?"), language_of("What does 红楼梦 mean in English?"), language_of("42")
+    ('zh', 'en', '')
+    """
+    han, words = len(_HAN.findall(text)), len(_LATIN.findall(text))
+    if not han and not words:
+        return ""
+    return "zh" if han >= words else "en"
