@@ -100,9 +100,8 @@ def sources(argv: list[str]) -> int:
             ["file", "kind", "passages", "size"],
             [[short(info.path), info.kind, str(info.passages), size(info.size)] for info in files],
         )
-    say(
-        f"{stats.files} files, {stats.passages} passages ({stats.embedded} embedded), {size(stats.bytes_on_disk)} on disk"
-    )
+    passages = f"{stats.passages} passages ({stats.embedded} embedded)"
+    say(f"{stats.files} files, {passages}, {size(stats.bytes_on_disk)} on disk")
     for path, message in stats.failures:
         note(f"not read: {short(path)}: {message}")
     return 0

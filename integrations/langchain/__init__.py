@@ -4,5 +4,8 @@ Needs `pip install "hanpaca[langchain]"`. Translates types and nothing else; bui
 """
 
 from .chat import ChatHanpaca
+from .embeddings import HanpacaEmbeddings
+from .llm import HanpacaLLM
+from .retriever import HanpacaRetriever
 
-__all__ = ["ChatHanpaca"]
+__all__ = ["ChatHanpaca", "HanpacaEmbeddings", "HanpacaLLM", "HanpacaRetriever"]

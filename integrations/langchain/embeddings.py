@@ -1,0 +1,54 @@
+"""`HanpacaEmbeddings`: the document search's embedder as a LangChain class. Translates types and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from langchain_core.embeddings import Embeddings
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from ...rag.embedding import BUNDLED, Embedder, load_embedder
+from .options import refuse_unknown
+
+
+class HanpacaEmbeddings(BaseModel, Embeddings):
+    """Vectors of unit length for questions and passages, each with the prefix that the model was trained on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = BUNDLED
+    """The bundled multilingual-e5-small, or any sentence-transformers model by name or folder."""
+
+    _embedder: Embedder | None = PrivateAttr(default=None)
+
+    def __init__(self, **values: Any) -> None:
+        refuse_unknown(type(self), values)
+        super().__init__(**values)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Everything but the loaded model: a copy in another process loads its own."""
+        return {**super().__getstate__(), "__pydantic_private__": {"_embedder": None}}
+
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder, loaded at first use."""
+        if self._embedder is None:
+            self._embedder = load_embedder(self.model)
+        return self._embedder
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """One vector per passage."""
+        return [[float(number) for number in row] for row in self.embedder.embed_passages(texts)]
+
+    def embed_query(self, text: str) -> list[float]:
+        """The vector of a question."""
+        return [float(number) for number in self.embedder.embed_queries([text])[0]]
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """`embed_documents` off the event loop."""
+        return await asyncio.to_thread(self.embed_documents, texts)
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """`embed_query` off the event loop."""
+        return await asyncio.to_thread(self.embed_query, text)
