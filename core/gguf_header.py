@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import BadModelFile
+from .errors import BadInput, BadModelFile
 from .rope import Rope
 
 MAGIC = b"GGUF"
@@ -110,7 +110,7 @@ def read(path: str | Path) -> GGUFInfo:
 
 
 def rope_of(info: GGUFInfo) -> Rope:
-    """The rotary embedding that the file's metadata describes."""
+    """The rotary embedding that the file's metadata describes. Raises `BadModelFile` where it describes none."""
     window = int(info.number("context_length", 4096))
     heads = max(1, int(info.number("attention.head_count", 1)))
     dim = int(info.number("rope.dimension_count", info.number("embedding_length", 0) // heads))
@@ -120,11 +120,14 @@ def rope_of(info: GGUFInfo) -> Rope:
     if kind == "none" and info.number("rope.scale_linear", 0) > 1:
         kind = "linear"  # files of 2023 carry only this field
     original = int(info.number("rope.scaling.original_context_length", window))
-    if kind == "yarn" and factor > 1:
-        return Rope(base, dim, original, "yarn", factor, original)
-    if kind == "linear" and factor > 1:
-        return Rope(base, dim, max(1, round(window / factor)), "linear", factor, round(window / factor))
-    return Rope(base, dim, window, "none", 1.0, window)
+    try:
+        if kind == "yarn" and factor > 1:
+            return Rope(base, dim, original, "yarn", factor, original)
+        if kind == "linear" and factor > 1:
+            return Rope(base, dim, max(1, round(window / factor)), "linear", factor, round(window / factor))
+        return Rope(base, dim, window, "none", 1.0, window)
+    except BadInput as error:
+        raise BadModelFile(f"{info.path} is damaged: {error.problem}", "Download or convert it again.") from None
 
 
 class _Cursor:
@@ -162,6 +165,8 @@ class _Cursor:
 
     def array(self) -> list[Any] | LongArray:
         kind, length = self.scalar("<I"), self.scalar("<Q")
+        if kind == _ARRAY:
+            raise IndexError
         if length <= _KEPT:
             return [self.value(kind) for _ in range(length)]
         if kind in _SCALARS:

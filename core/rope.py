@@ -44,7 +44,7 @@ class Rope:
     def __post_init__(self) -> None:
         if self.scaling not in SCALINGS:
             raise BadInput(f"RoPE scaling {self.scaling!r} is not known.", "Known: " + ", ".join(SCALINGS) + ".")
-        if self.base <= 0 or self.factor < 1 or self.trained < 1 or self.dim < 4 or self.dim % 2:
+        if not (self.base > 1 and 1 <= self.factor < math.inf and self.trained >= 1 and self.dim >= 4) or self.dim % 2:
             raise BadInput(f"{self} is no rotary embedding.", "Check the model's configuration.")
 
     @property
@@ -73,6 +73,11 @@ class RopePlan:
     def is_native(self) -> bool:
         """Whether the model is used exactly as trained."""
         return self.base == self.rope.base
+
+    @property
+    def magnitude(self) -> float:
+        """What YaRN multiplies sines and cosines by; both libraries do it by themselves."""
+        return 0.1 * math.log(self.rope.factor) + 1 if self.rope.scaling == "yarn" else 1.0
 
     def inv_freq(self) -> list[float]:
         """Radians per position of each of the `dim / 2` pairs, before YaRN's change of magnitude."""

@@ -1,0 +1,233 @@
+"""Rotary frequencies against independent computations, transformers' own, and llama.cpp's logits."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf_files import Shape, write_gguf
+from native_logits import distance, native
+
+from hanpaca.core.errors import BadInput
+from hanpaca.core.rope import Rope, RopePlan, context_sizes, plan
+
+PLAIN = Rope()
+PI16K = Rope(scaling="linear", factor=4.0)
+YARN64K = Rope(scaling="yarn", factor=16.0)
+SMOL = Rope(base=100_000.0, dim=64, trained=8192, original=8192)
+LLAMA3 = Rope(base=500_000.0, trained=131_072, scaling="llama3", factor=8.0, original=8192)
+
+
+def transformers_frequencies(plan: RopePlan) -> tuple[np.ndarray, float]:
+    """inv_freq as the installed transformers computes it from our rendering."""
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    config = LlamaConfig(
+        hidden_size=plan.rope.dim * 2,
+        num_attention_heads=2,
+        max_position_embeddings=plan.context,
+        rope_parameters=plan.transformers(),
+    )
+    rotary = LlamaRotaryEmbedding(config)
+    return rotary.inv_freq.double().numpy(), float(rotary.attention_scaling)
+
+
+def test_native_windows() -> None:
+    assert [r.native_context for r in (PLAIN, PI16K, YARN64K, SMOL, LLAMA3)] == [4096, 16_384, 65_536, 8192, 131_072]
+
+
+@pytest.mark.parametrize("rope", [PLAIN, PI16K, YARN64K, SMOL, LLAMA3])
+def test_inside_the_native_window_nothing_changes(rope: Rope) -> None:
+    for context in (1, rope.native_context):
+        found = plan(rope, context)
+        assert (found.base, found.alpha, found.is_native) == (rope.base, 1.0, True)
+    assert not plan(rope, rope.native_context + 1).is_native
+
+
+def test_the_published_formula() -> None:
+    """alpha = L / (T / 2) - 1 and base' = base · alpha^(dim / (dim - 2)), here by logarithms."""
+    found = plan(PLAIN, 12_288)
+    assert found.alpha == 5.0
+    assert found.base == pytest.approx(math.exp(math.log(1e4) + 128 / 126 * math.log(5.0)), rel=1e-12)
+    assert plan(PLAIN, 18_432).alpha == 8.0
+    assert plan(PI16K, 24_576).alpha == 2.0
+    assert plan(PLAIN, 12_288, alpha=3).base == pytest.approx(1e4 * 3 ** (128 / 126))
+
+
+@pytest.mark.parametrize("context", [4097, 6000, 12_288, 18_432])
+def test_frequencies_equal_transformers_dynamic_ntk(context: int) -> None:
+    """transformers' `dynamic` with factor 2 is the same formula; there the base moves with each length."""
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    config = LlamaConfig(
+        hidden_size=256,
+        num_attention_heads=2,
+        max_position_embeddings=4096,
+        rope_parameters={"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0},
+    )
+    reference, _ = ROPE_INIT_FUNCTIONS["dynamic"](config, "cpu", seq_len=context)
+    np.testing.assert_allclose(plan(PLAIN, context).inv_freq(), reference.double().numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("rope", [PLAIN, PI16K, YARN64K, SMOL, LLAMA3])
+@pytest.mark.parametrize("windows", [0.5, 1, 1.5, 3, 4.5])
+def test_frequencies_equal_transformers(rope: Rope, windows: float) -> None:
+    found = plan(rope, int(rope.native_context * windows))
+    reference, magnitude = transformers_frequencies(found)
+    np.testing.assert_allclose(found.inv_freq(), reference, rtol=1e-6)
+    assert magnitude == pytest.approx(found.magnitude)
+
+
+def test_frequencies_by_hand() -> None:
+    """Independent of the code: written out from the definitions for a pair each."""
+    native = plan(PLAIN, 4096).inv_freq()
+    assert len(native) == 64
+    assert native[0] == 1.0
+    assert native[32] == pytest.approx(0.01)
+    assert plan(PI16K, 16_384).inv_freq()[32] == pytest.approx(0.0025)
+    assert plan(PLAIN, 12_288).inv_freq()[63] == pytest.approx(1e4 ** (-126 / 128) / 5)  # the slowest pair: 1/alpha
+    yarn = plan(YARN64K, 65_536).inv_freq()
+    assert yarn[0] == 1.0
+    assert yarn[63] == pytest.approx(1e4 ** (-126 / 128) / 16)
+    # the ramp goes from pair 20 (turns 32 times in 4,096 positions) to pair 46 (turns once)
+    assert yarn[33] == pytest.approx(1e4 ** (-66 / 128) * (0.5 + 0.5 / 16))
+
+
+def test_rendering_for_transformers() -> None:
+    assert plan(PLAIN, 4096).transformers() == {"rope_type": "default", "rope_theta": 10_000.0}
+    assert plan(PI16K, 4096).transformers() == {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}
+    yarn = plan(YARN64K, 4096).transformers()
+    assert (yarn["rope_type"], yarn["factor"], yarn["original_max_position_embeddings"]) == ("yarn", 16.0, 4096)
+
+
+def test_rendering_for_llama_cpp_names_real_fields() -> None:
+    import llama_cpp
+
+    for rope in (PLAIN, PI16K, YARN64K, SMOL):
+        params = llama_cpp.llama_context_default_params()
+        for name, value in plan(rope, 20_000).llama_cpp().items():
+            assert hasattr(params, name)
+            setattr(params, name, value)
+    assert plan(PI16K, 4096).llama_cpp() == {
+        "rope_freq_base": 10_000.0,
+        "rope_scaling_type": llama_cpp.LLAMA_ROPE_SCALING_TYPE_LINEAR,
+        "rope_freq_scale": 0.25,
+    }
+    assert plan(PLAIN, 4096).llama_cpp()["rope_scaling_type"] == llama_cpp.LLAMA_ROPE_SCALING_TYPE_NONE
+    assert plan(YARN64K, 4096).llama_cpp()["rope_scaling_type"] == llama_cpp.LLAMA_ROPE_SCALING_TYPE_YARN
+    assert set(plan(LLAMA3, 4096).llama_cpp()) == {"rope_freq_base"}
+
+
+def test_rendering_for_servers() -> None:
+    found = plan(PLAIN, 12_288)
+    flags = found.vllm()
+    assert flags[:3] == ["--max-model-len", "12288", "--hf-overrides"]
+    assert json.loads(flags[3])["rope_parameters"]["rope_theta"] == found.base
+    assert found.llama_server()[:2] == ["--ctx-size", "12288"]
+    assert float(found.llama_server()[3]) == pytest.approx(found.base, rel=1e-8)
+    assert "yarn" in plan(YARN64K, 4096).llama_server()
+
+
+def test_sizes_that_requests_are_rounded_up_to() -> None:
+    assert context_sizes(PLAIN, 2048) == (2048,)
+    assert context_sizes(PLAIN, 12_288) == (4096, 12_288)
+    assert context_sizes(PLAIN, 18_432) == (4096, 12_288, 18_432)
+
+
+def test_plans_are_keys() -> None:
+    assert len({plan(PLAIN, 12_288), plan(Rope(), 12_288), plan(PI16K, 12_288)}) == 2
+
+
+@pytest.mark.parametrize("context", [0, -1, 4096.0, True, "4096"])
+def test_a_context_is_a_number_of_positions(context) -> None:
+    with pytest.raises(BadInput, match="A context is"):
+        plan(PLAIN, context)
+
+
+@pytest.mark.parametrize("alpha", [0.5, -1, "much", True, math.inf])
+def test_alpha_is_at_least_one(alpha) -> None:
+    with pytest.raises(BadInput, match="alpha is"):
+        plan(PLAIN, 12_288, alpha)
+
+
+@pytest.mark.parametrize("wrong", [{"base": 0}, {"dim": 3}, {"factor": 0.5}, {"trained": 0}, {"base": math.nan}])
+def test_a_rope_that_cannot_be(wrong: dict[str, float]) -> None:
+    with pytest.raises(BadInput, match="no rotary embedding"):
+        Rope(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="Known: none, linear, yarn, llama3"):
+        Rope(scaling="longrope")  # type: ignore[arg-type]
+
+
+SHAPE = Shape(layers=2, hidden=64, ffn=96, heads=2, kv_heads=1)
+WINDOW = 256
+"""Positions the tiny models below pretend to have been trained on; lengths are multiples of it."""
+
+
+def reference_logits(
+    weights: dict[str, np.ndarray], tokens: np.ndarray, freq: np.ndarray, magnitude: float
+) -> np.ndarray:
+    """A LLaMA forward pass in float64 NumPy, as GGUF lays weights out (neighbouring pairs rotate)."""
+
+    def norm(x: np.ndarray, name: str) -> np.ndarray:
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * weights[name]
+
+    angles = np.arange(len(tokens))[:, None] * freq[None, :]
+    cos, sin = np.cos(angles) * magnitude, np.sin(angles) * magnitude
+
+    def rotate(x: np.ndarray) -> np.ndarray:  # (heads, n, dim)
+        even, odd = x[..., 0::2], x[..., 1::2]
+        return np.stack([even * cos - odd * sin, even * sin + odd * cos], -1).reshape(x.shape)
+
+    def heads(x: np.ndarray, count: int) -> np.ndarray:
+        return x.reshape(len(tokens), count, -1).transpose(1, 0, 2)
+
+    x = weights["token_embd.weight"][tokens]
+    mask = np.triu(np.full((len(tokens), len(tokens)), -np.inf), 1)
+    for layer in range(SHAPE.layers):
+        b = f"blk.{layer}."
+        h = norm(x, b + "attn_norm.weight")
+        q = rotate(heads(h @ weights[b + "attn_q.weight"].T, SHAPE.heads))
+        k = rotate(heads(h @ weights[b + "attn_k.weight"].T, SHAPE.kv_heads))
+        v = heads(h @ weights[b + "attn_v.weight"].T, SHAPE.kv_heads)
+        scores = q @ k.transpose(0, 2, 1) / np.sqrt(q.shape[-1]) + mask
+        share = np.exp(scores - scores.max(-1, keepdims=True))
+        mixed = (share / share.sum(-1, keepdims=True)) @ v
+        x = x + mixed.transpose(1, 0, 2).reshape(len(tokens), -1) @ weights[b + "attn_output.weight"].T
+        h = norm(x, b + "ffn_norm.weight")
+        gate = h @ weights[b + "ffn_gate.weight"].T
+        x = x + (gate / (1 + np.exp(-gate)) * (h @ weights[b + "ffn_up.weight"].T)) @ weights[b + "ffn_down.weight"].T
+    return norm(x, "output_norm.weight") @ weights["output.weight"].T
+
+
+@pytest.mark.parametrize(
+    ("scaling", "factor", "windows"),
+    [("none", 1.0, 0.5), ("none", 1.0, 3), ("linear", 4.0, 4), ("linear", 4.0, 6), ("yarn", 16.0, 3), ("yarn", 2.0, 3)],
+)
+def test_llama_cpp_uses_these_frequencies(tmp_path: Path, scaling, factor: float, windows: float) -> None:
+    """llama.cpp shows no frequencies, so its logits are compared: with a float64 forward pass over ours."""
+    from gguf_files import random_weights
+
+    length = int(WINDOW * windows)
+    dim = SHAPE.hidden // SHAPE.heads
+    rope = Rope(dim=dim, trained=WINDOW, original=WINDOW, scaling=scaling, factor=factor)
+    model = write_gguf(
+        tmp_path / "m.gguf",
+        shape=SHAPE,
+        context=rope.native_context,
+        rope_scaling=None if scaling == "none" else (scaling, factor, WINDOW),
+        scale=1.0,
+    )
+    found = plan(rope, length)
+    tokens = np.random.default_rng(1).integers(3, 300, length)
+    with native(model, length, **found.llama_cpp()) as llama_cpp:
+        ours = np.concatenate(list(llama_cpp.chunks(tokens.tolist())))
+    weights = {name: array.astype(np.float64) for name, array in random_weights(SHAPE, 304, scale=1.0).items()}
+    reference = reference_logits(weights, tokens, np.array(found.inv_freq()), found.magnitude)
+    assert distance(ours, reference) < 1e-4
+    other = reference_logits(weights, tokens, np.array(plan(rope, 2 * length + WINDOW).inv_freq()) * 0.9, 1.0)
+    assert distance(ours, other) > 1e-2, "the comparison sees no difference"
