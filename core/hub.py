@@ -124,12 +124,13 @@ def _choose_published(
     known: CatalogEntry, wanted: str, files: Sequence[RemoteFile]
 ) -> tuple[str, str, list[RemoteFile]]:
     there = {file.name.rpartition("/")[2].lower(): file for file in files}
-    kind, reason = (published_type(known, wanted), "") if wanted else (best_type(known), "")
-    if not wanted:
-        kinds = [k for k in BITS if known.gguf_file.format(type=k) in there]
-        if kind not in kinds and kinds:
-            kind = kinds[-1]
-        reason = f"{kind} is the best that fits the {available() / 2**30:.1f} GiB of memory that are free"
+    if wanted:
+        kind, reason = published_type(known, wanted), ""
+    else:
+        kinds = [kind for kind in BITS if known.gguf_file.format(type=kind) in there]
+        free = available()
+        kind = best_type(known, free, kinds or None)
+        reason = f"{kind} is the best that fits the {free / 2**30:.1f} GiB of memory that are free"
     file = there.get(known.gguf_file.format(type=kind))
     if file is None:
         names = ", ".join(sorted(filter(None, map(type_of, there)))) or "no GGUF files"

@@ -107,12 +107,15 @@ def fits(models: Iterable[CatalogEntry] | None = None, memory: int | None = None
     return tuple(fit(entry, kind, memory) for entry in chosen for kind in entry.types if kind in BITS)
 
 
-def best_type(entry: CatalogEntry, memory: int | None = None) -> str:
-    """The best published quantization that fits with its native window (at most 4,096 positions of it).
-
-    F16 is not chosen: q8_0 is as good at half the size. Where nothing fits, the smallest.
+def best_type(entry: CatalogEntry, memory: int | None = None, types: Iterable[str] | None = None) -> str:
+    """The best quantization that fits with the native window (at most 4,096 positions of it); the smallest where none
+    does. `types` are those to choose from, by default the published ones. F16 is chosen only where there is nothing
+    else: q8_0 is as good at half the size.
     """
     memory = available() if memory is None else memory
     wanted = min(entry.native_context, 4096)
-    kinds = [kind for kind in BITS if kind in entry.types and kind != "f16"]
+    there = set(entry.types if types is None else types)
+    kinds = [kind for kind in BITS if kind in there and (kind != "f16" or there == {"f16"})]
+    if not kinds:
+        raise BadInput(f"There is no known quantization of {entry.name}.", "Known: " + ", ".join(BITS) + ".")
     return next((kind for kind in kinds if fit(entry, kind, memory).contexts["f16"] >= wanted), kinds[-1])

@@ -110,6 +110,7 @@ def test_paths_that_are_no_models(tmp_path: Path) -> None:
         resolve(text)
     with pytest.raises(ModelNotFound, match="no file or folder"):
         resolve(str(tmp_path / "none.gguf"))
+    text.unlink()
     with pytest.raises(BadModelFile, match="holds no model"):
         resolve(tmp_path)
 
