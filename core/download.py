@@ -144,7 +144,7 @@ def _fetch(file: RemoteFile, out: IO[bytes], hashes: _Hashes, on_bytes: OnBytes,
     while file.size is None or hashes.length < file.size:
         before = hashes.length
         try:
-            if _receive(file, out, hashes, on_bytes):
+            if _receive(file, out, hashes, on_bytes) or hashes.length == file.size:
                 return
             reason = "it ended early"
         except urllib.error.HTTPError as error:
