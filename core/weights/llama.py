@@ -182,7 +182,9 @@ def read_rope(config: Mapping[str, Any]) -> Rope:
     if kind == "yarn":
         _check_yarn(found, factor)
         original = original or round(window / factor)
-        betas: dict[str, Any] = {key: float(found[key]) for key in ("beta_fast", "beta_slow") if found.get(key) is not None}
+        betas: dict[str, Any] = {
+            key: float(found[key]) for key in ("beta_fast", "beta_slow") if found.get(key) is not None
+        }
         return Rope(**common, trained=original, scaling="yarn", factor=factor, original=original, **betas)
     raise UnsupportedFeature(
         f"RoPE of type {kind!r} has no counterpart in llama.cpp.", "Known: default, linear, dynamic, yarn, llama3."
