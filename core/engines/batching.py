@@ -108,7 +108,7 @@ class _Sequence:
 class Scheduler:
     """Runs jobs on a decoder. `submit` and `Job.cancelled` may be used from any thread; the rest from one."""
 
-    def __init__(self, decoder: Decoder, *, running: int = 64, chunk_beside: int = 128) -> None:
+    def __init__(self, decoder: Decoder, *, running: int = 64, chunk_beside: int = 64) -> None:
         self._decoder = decoder
         self._most_running = min(running, decoder.sequences, decoder.outputs)
         self._chunk_beside = min(chunk_beside, decoder.batch)

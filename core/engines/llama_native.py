@@ -24,8 +24,10 @@ from .base import Vocabulary
 
 KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
 """Cache types by ggml number; both keys and values."""
-BATCH = 512
-"""Most tokens of one forward pass, n_batch and n_ubatch alike: a pass is never split behind our back."""
+BATCH = 256
+"""Most tokens of one forward pass on a CPU, n_batch and n_ubatch alike: a pass is never split behind our back.
+Longer ones are not faster there, and a cancelled prompt stops between passes."""
+GPU_BATCH = 512
 OUTPUTS = 128
 """Most rows of logits of one forward pass; more only reserves memory."""
 
@@ -107,6 +109,7 @@ class NativeWeights:
             raise BadModelFile(f"llama.cpp cannot load {path}: {why}.", "Check the file with `hanpaca verify`.")
         self.vocab = L.llama_model_get_vocab(self.handle)
         self.size = int(L.llama_vocab_n_tokens(self.vocab))
+        self.batch = GPU_BATCH if params.n_gpu_layers else BATCH
         self.vocabulary = self._vocabulary()
         self._pieces: dict[int, bytes] = {}
 
@@ -179,13 +182,13 @@ class NativeContext:
         sequences: int = 128,
         loras: Sequence[tuple[Any, float]] = (),
         embeddings: bool = False,
-        batch: int = BATCH,
+        batch: int | None = None,
     ) -> None:
         self.L = L = weights.L
         self._weights = weights
         params = L.llama_context_default_params()
         params.n_ctx = -(-cells // 256) * 256
-        params.n_batch = params.n_ubatch = min(batch, params.n_ctx)
+        params.n_batch = params.n_ubatch = min(batch or weights.batch, params.n_ctx)
         params.n_seq_max = sequences
         params.n_outputs_max = params.n_batch if embeddings else min(max(OUTPUTS, sequences), params.n_batch)
         params.n_outputs_max_per_seq = 0

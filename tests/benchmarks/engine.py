@@ -1,0 +1,241 @@
+"""The llama.cpp engine against bare loops and llama-cpp-python, all in one run on one machine.
+
+    python tests/benchmarks/engine.py [--json] [--model smollm2 | --model FILE.gguf | --model random-1.3b]
+
+Each figure is a ratio of medians of interleaved runs, so that noise of the machine falls on both sides.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import random_models
+from report import Report
+
+from hanpaca.core.catalog import resolve
+from hanpaca.core.engines import streams
+from hanpaca.core.engines.base import Request
+from hanpaca.core.engines.llama_cpp import LlamaCppEngine, LlamaCppOptions
+from hanpaca.core.engines.llama_native import NativeContext, NativeWeights
+from hanpaca.core.gguf_header import read, rope_of
+from hanpaca.core.sampling import Sampling
+
+GREEDY = Sampling(max_tokens=64, temperature=0, repetition_penalty=1.0)
+ENDLESS: dict[int, float] = {}
+"""A logit bias that forbids the ends of answers, so that every run generates the same number of tokens."""
+choose = random.Random(0)
+
+
+def prompt(length: int) -> list[int]:
+    """Random ordinary tokens."""
+    return [1, *(choose.randrange(300, 30_000) for _ in range(length - 1))]
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def median_ratio(ours: Callable[[], float], theirs: Callable[[], float], runs: int) -> tuple[float, float, float]:
+    """Median of ours, of theirs, and their ratio, alternating."""
+    pairs = [(ours(), theirs()) for _ in range(runs)]
+    first, second = (statistics.median(values) for values in zip(*pairs, strict=True))
+    return first, second, first / second
+
+
+def engine_rate(engine: LlamaCppEngine, count: int, new: int) -> float:
+    """Decoded tokens per second of `count` requests together: the time from when all have begun until the first
+    ends, so that prefill and the ragged end do not count."""
+    sampling = GREEDY.replace(max_tokens=new, logit_bias=ENDLESS)
+    heard = [0] * count
+    begun, ended = [0.0] * count, [0.0] * count
+    done = threading.Semaphore(0)
+
+    def listener(index: int) -> Callable[[object], None]:
+        def hear(event: object) -> None:
+            now = time.perf_counter()
+            heard[index] += 1
+            if heard[index] == 1:
+                begun[index] = now
+            if isinstance(event, BaseException) or getattr(event, "finish_reason", None):
+                ended[index] = now
+                done.release()
+
+        return hear
+
+    for index in range(count):
+        engine.submit(Request(prompt(16), sampling), listener(index))
+    for _ in range(count):
+        done.acquire()
+    return count * (new - 1) / (max(ended) - min(begun))
+
+
+def bare_rate(context: NativeContext, count: int, new: int) -> float:
+    """Tokens per second of nothing but `llama_decode` with `count` sequences."""
+    for sequence in range(count):
+        context.trim(sequence, 0)
+        context.decode(prompt(16), range(16), [sequence] * 16, [False] * 16)
+    ids, tokens = list(range(count)), [500] * count
+    start = time.perf_counter()
+    for step in range(new):
+        context.decode(tokens, [16 + step] * count, ids, [True] * count)
+    return count * new / (time.perf_counter() - start)
+
+
+def one_stream(report: Report, name: str, path: Path, engine: LlamaCppEngine, new: int) -> None:
+    """Against llama-cpp-python's own generator, same settings."""
+    import llama_cpp
+
+    peer = llama_cpp.Llama(str(path), n_ctx=2048, n_threads=2, flash_attn=True, verbose=False)
+    sampling = GREEDY.replace(max_tokens=new, logit_bias=ENDLESS)
+
+    def theirs() -> float:
+        peer.reset()
+        generator = peer.generate(prompt(16), temp=0.0, top_k=1, repeat_penalty=1.0)
+        next(generator)
+        return (new - 1) / timed(lambda: [next(generator) for _ in range(new - 1)])
+
+    def ours() -> float:
+        stream = streams.stream(engine, Request(prompt(16), sampling))
+        next(stream)
+        return (new - 1) / timed(lambda: list(stream))
+
+    mine, other, ratio = median_ratio(ours, theirs, 5)
+    report.say(f"  {name}: one stream {mine:.1f} tokens/s, Llama.generate {other:.1f}")
+    report.check(f"{name} one stream / Llama.generate", ratio, least=0.97)
+    peer.close()
+
+
+def batches(report: Report, name: str, engine: LlamaCppEngine, context: NativeContext, new: int) -> None:
+    for count in (4, 8, 16):
+        mine, bare, ratio = median_ratio(
+            lambda count=count: engine_rate(engine, count, new), lambda count=count: bare_rate(context, count, new), 5
+        )
+        report.say(f"  {name}: {count} streams {mine:.1f} tokens/s, bare llama_decode {bare:.1f}")
+        report.check(f"{name} {count} streams / bare loop", ratio, least=0.9)
+
+
+def first_token(engine: LlamaCppEngine, tokens: Sequence[int]) -> float:
+    stream = streams.stream(engine, Request(tokens, GREEDY.replace(max_tokens=2, logit_bias=ENDLESS)))
+    took = timed(lambda: next(stream))
+    stream.close()
+    return took
+
+
+def prefixes(report: Report, name: str, engine: LlamaCppEngine) -> None:
+    cold, warm = [], []
+    for _ in range(3):
+        history = prompt(2000)
+        cold.append(first_token(engine, history))
+        warm.append(first_token(engine, [*history, *prompt(20)]))
+    report.check(f"{name} second turn / cold, time to first token", statistics.median(warm) / statistics.median(cold),
+                 most=1 / 8)  # fmt: skip
+    document = prompt(1500)
+    questions = [[*document, *prompt(20)] for _ in range(8)]
+    before = engine.computed
+    answers = streams.complete(engine, [Request(q, GREEDY.replace(max_tokens=8)) for q in questions])
+    generated = sum(answer.usage.completion_tokens for answer in answers)
+    computed = engine.computed - before - generated + len(answers)  # a last token is drawn, not computed
+    report.check(f"{name} prefill of 8 questions over one document / of one", computed / 1520, most=1.3)
+
+
+def stalls(report: Report, name: str, engine: LlamaCppEngine) -> None:
+    """Gaps between the tokens of four streams while a long prompt is prefilled beside them."""
+    ratios = []
+    for _ in range(3):
+        sampling = GREEDY.replace(max_tokens=400, logit_bias=ENDLESS)
+        gaps: list[list[float]] = [[] for _ in range(4)]
+        last = [0.0] * 4
+
+        def listener(index: int, gaps: list[list[float]] = gaps, last: list[float] = last) -> Callable[[object], None]:
+            def hear(event: object) -> None:
+                now = time.perf_counter()
+                if last[index]:
+                    gaps[index].append(now - last[index])
+                last[index] = now
+
+            return hear
+
+        handles = [engine.submit(Request(prompt(16), sampling), listener(i)) for i in range(4)]
+        time.sleep(0.5)
+        for gap in gaps:
+            gap.clear()
+        first_token(engine, prompt(4000))
+        for handle in handles:
+            handle.cancel()
+        chunks = sorted(gap for stream in gaps for gap in stream)
+        ratios.append(chunks[-1] / statistics.median(chunks))
+    report.check(f"{name} longest gap beside a 4,000-token prompt / one chunk", statistics.median(ratios), most=1.5)
+
+
+def cancellation(report: Report, name: str, engine: LlamaCppEngine) -> None:
+    """Tokens computed after a cancelled request's caller has gone: at most the step under way."""
+    worst = 0.0
+    for _ in range(5):
+        stream = streams.stream(engine, Request(prompt(16), GREEDY.replace(max_tokens=1000, logit_bias=ENDLESS)))
+        for _ in range(5):
+            next(stream)
+        before = engine.computed
+        stream.close()
+        time.sleep(0.5)
+        worst = max(worst, engine.computed - before)
+    report.check(f"{name} steps after a cancel", worst, most=1)
+
+
+def server(report: Report, name: str, path: Path, engine: LlamaCppEngine, new: int) -> None:
+    """Total tokens/s of 16 callers against llama-cpp-python's own server with 16 clients."""
+    import peer_server
+
+    with peer_server.llama_cpp_server(path) as url:
+        mine, other, ratio = median_ratio(
+            lambda: engine_rate(engine, 16, new), lambda: peer_server.rate(url, 16, new), 3
+        )
+    report.say(f"  {name}: 16 callers {mine:.1f} tokens/s, llama_cpp.server {other:.1f}")
+    report.check(f"{name} 16 callers / llama_cpp.server", ratio, least=3)
+
+
+def measure(report: Report, name: str, path: Path, new: int) -> None:
+    engine = LlamaCppEngine(path, rope_of(read(path)), LlamaCppOptions(context=6144, cells=12_288))
+    weights = NativeWeights(path)
+    context = NativeContext(weights, cells=12_288, rope={}, sequences=128)
+    ENDLESS.clear()
+    ENDLESS.update({token: -1e9 for token in engine.vocabulary.ends})
+    try:
+        one_stream(report, name, path, engine, 2 * new)
+        batches(report, name, engine, context, new)
+        prefixes(report, name, engine)
+        stalls(report, name, engine)
+        cancellation(report, name, engine)
+        server(report, name, path, engine, new)
+    finally:
+        engine.close()
+        context.close()
+        weights.free()
+
+
+def main() -> int:
+    report = Report("engine", __doc__ or "")
+    report.parser.add_argument("--model", action="append", help="smollm2, random-1.3b or a GGUF file; repeatable")
+    options = report.parse()
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.model or ["smollm2", "random-1.3b"]:
+            if name == "random-1.3b":
+                path = random_models.write_q4_0(Path(folder) / "random-1.3b.gguf")
+            else:
+                found = resolve(name).path
+                assert found is not None
+                path = found
+            measure(report, name, path, 64 if name == "smollm2" else 24)
+    return report.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""`hanpaca.load` and `Model` as a user meets them, on SmolLM2."""
+
+import asyncio
+import pickle
+
+import gguf_files
+import pytest
+
+import hanpaca
+from hanpaca import Message, Sampling
+from hanpaca.core.errors import BadInput, BadModelFile, Closed, ContextOverflow, ModelNotFound, UnsupportedFeature
+
+GREEDY = Sampling(temperature=0, repetition_penalty=1.0, max_tokens=20)
+CAPITAL = [Message("user", "What is the capital of France?")]
+
+
+@pytest.fixture(scope="module")
+def model(smollm2):
+    with hanpaca.load("smollm2") as loaded:
+        yield loaded
+
+
+def test_loading_touches_no_weights_until_they_are_needed(smollm2):
+    model = hanpaca.load("smollm2")
+    assert model._engine is None
+    assert (model.kind, model.languages, model.name) == ("chat", ("en",), "smollm2")
+    assert model.identity and model._engine is None
+
+
+def test_a_real_model_answers_a_chat(model):
+    assert "Tokyo" in model.chat([Message("user", "What is the capital of Japan?")], GREEDY).text
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory):
+    """F32 weights and cache: the same answer however it is computed."""
+    path = tmp_path_factory.mktemp("exact") / "exact.gguf"
+    controls = ("<|im_start|>", "<|im_end|>")
+    gguf_files.write_gguf(path, controls=controls, chat_template=gguf_files.CHATML, context=512)
+    with hanpaca.load(path, kv_type="f32", flash_attention=False, threads=1) as loaded:
+        yield loaded
+
+
+def test_chat_and_its_forms_agree(exact):
+    answer = exact.chat(CAPITAL, GREEDY)
+    assert answer.text and answer.usage.completion_tokens
+    assert "".join(delta.text for delta in exact.stream_chat(CAPITAL, GREEDY)) == answer.text
+    assert exact.chat([{"role": "user", "content": CAPITAL[0].content}], GREEDY).text == answer.text
+    assert asyncio.run(exact.achat(CAPITAL, GREEDY)).text == answer.text
+
+    async def pieces():
+        return [delta.text async for delta in exact.astream_chat(CAPITAL, GREEDY)]
+
+    assert "".join(asyncio.run(pieces())) == answer.text
+
+
+def test_a_batch_answers_in_order(exact):
+    asked = [[Message("user", f"What is the capital of {country}?")] for country in ("France", "Italy", "Japan")]
+    answers = exact.chat_batch(asked, GREEDY)
+    assert [a.text for a in answers] == [exact.chat(conversation, GREEDY).text for conversation in asked]
+    assert [a.usage.prompt_tokens for a in asyncio.run(exact.achat_batch(asked, GREEDY))] == [
+        exact.count_tokens(conversation) for conversation in asked
+    ]
+
+
+def test_no_requests_give_no_answers(model):
+    assert model.chat_batch([], GREEDY) == []
+    assert asyncio.run(model.acomplete_batch([], GREEDY)) == []
+
+
+def test_complete_continues_a_text(model):
+    answer = model.complete("The capital of France is", GREEDY, max_tokens=4)
+    assert "Paris" in answer.text and answer.usage.completion_tokens <= 4
+
+
+def test_an_answer_that_was_begun_goes_on(model):
+    begun = [*CAPITAL, Message("assistant", "The capital of France is")]
+    assert "Paris" in model.chat(begun, GREEDY, max_tokens=6).text
+
+
+def test_score_prefers_what_is_true(model):
+    right, wrong = model.score("The capital of France is", [" Paris", " Tokyo"])
+    assert sum(right) > sum(wrong)
+    assert model.score("The capital of France is", " Paris") == pytest.approx(right)
+
+
+def test_settings_are_checked_by_name(model):
+    with pytest.raises(BadInput, match="max_token"):
+        model.chat(CAPITAL, max_token=3)
+
+
+def test_engine_options_are_checked_by_name(smollm2):
+    with pytest.raises(BadInput, match="n_ctx") as error:
+        hanpaca.load("smollm2", n_ctx=100).chat(CAPITAL)
+    assert "context" in error.value.hint
+
+
+def test_a_prompt_that_fills_the_context_is_refused(smollm2):
+    with hanpaca.load("smollm2", context=64) as small:
+        with pytest.raises(ContextOverflow, match="64"):
+            small.chat([Message("user", "word " * 100)])
+        assert small.chat([Message("user", "Hi")], temperature=0).usage.total_tokens <= 64
+
+
+def test_beyond_the_native_window_the_context_is_extended(smollm2):
+    """A conversation that crosses a context size goes on, with another RoPE plan."""
+    with hanpaca.load("smollm2", context=10_000, kv_type="q8_0") as model:
+        assert model.context_length == 10_000 and model.native_context == 8192
+        short = model.request("a")
+        assert len(short.tokens) + short.sampling.max_tokens <= 8192
+        long = model.request("word " * 8300)
+        assert model.engine._key(len(long.tokens), long.sampling.max_tokens, 0).plan.alpha > 1
+
+
+def test_a_closed_model_says_so(smollm2):
+    model = hanpaca.load("smollm2")
+    model.chat(CAPITAL, GREEDY)
+    model.close()
+    model.close()
+    with pytest.raises(Closed, match="smollm2"):
+        model.chat(CAPITAL)
+
+
+def test_a_model_is_pickled_without_its_weights(model):
+    copy = pickle.loads(pickle.dumps(model))
+    assert copy._engine is None and copy.identity == model.identity
+
+
+def test_models_that_answer_differently_have_different_identities(smollm2):
+    variants = [{}, {"system_prompt": "Be brief."}, {"context": 4096}, {"kv_type": "q8_0"}]
+    assert len({hanpaca.load("smollm2", **options).identity for options in variants}) == len(variants)
+
+
+def test_unknown_names_list_near_ones():
+    with pytest.raises(ModelNotFound, match="chinese-alpaca-2-7b"):
+        hanpaca.load("chinese-alpaca-2-7")
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"not a model at all" * 100])
+def test_files_that_are_no_models_are_refused(tmp_path, content):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    with pytest.raises(BadModelFile):
+        hanpaca.load(path).chat(CAPITAL)
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    path = gguf_files.write_gguf(tmp_path / "whole.gguf")
+    short = tmp_path / "short.gguf"
+    short.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(BadModelFile, match=r"(?i)truncated|incomplete|shorter"):
+        hanpaca.load(short).chat(CAPITAL)
+
+
+def test_a_base_model_continues_and_does_not_chat(tmp_path):
+    with hanpaca.load(gguf_files.write_gguf(tmp_path / "base.gguf")) as base:
+        assert base.kind == "base"
+        assert base.complete("the", GREEDY).usage.prompt_tokens == len(base.prompt_tokens("the"))
+        with pytest.raises(UnsupportedFeature, match="complete"):
+            base.chat(CAPITAL)
