@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,25 +26,40 @@ DEFAULT_NEW_TOKENS = 512
 Conversation = Sequence[Message | Mapping[str, str]]
 
 
-def load(name: str | Path, *, system_prompt: str | None = None, template: str | None = None, **options: Any) -> Model:
+def load(
+    name: str | Path,
+    *,
+    system_prompt: str | None = None,
+    template: str | None = None,
+    tuned: bool = True,
+    **options: Any,
+) -> Model:
     """A model by catalog name, GGUF file, checkpoint folder, hub id or URL; see `core.catalog.resolve`.
 
     Nothing heavy happens before the first use. `system_prompt` replaces the template's own ("" for none, "long" for
-    the longer published one). `template` names a template for files that carry none: "llama-2". `options` are the
-    engine's: for GGUF those of `LlamaCppOptions` (context, kv_type, threads, gpu_layers, …). Raises `ModelNotFound`.
+    the longer published one). `template` names a template for files that carry none: "llama-2". With `tuned` the file
+    that `hanpaca tune` chose for this machine is used in place of the one named. `options` are the engine's: for GGUF
+    those of `LlamaCppOptions` (context, kv_type, threads, gpu_layers, …). Raises `ModelNotFound`.
     """
     from .catalog import resolve
 
-    return Model(resolve(name), system_prompt=system_prompt, template=template, **options)
+    return Model(resolve(name), system_prompt=system_prompt, template=template, tuned=tuned, **options)
 
 
 class Model:
     """A language model. Use as a context manager, or call `close`."""
 
     def __init__(
-        self, source: ModelSource, *, system_prompt: str | None = None, template: str | None = None, **options: Any
+        self,
+        source: ModelSource,
+        *,
+        system_prompt: str | None = None,
+        template: str | None = None,
+        tuned: bool = False,
+        **options: Any,
     ) -> None:
-        self.source = source
+        self._source = source
+        self._tuned = tuned
         self._system_prompt = system_prompt
         self._template_name = template
         self._options = options
@@ -57,19 +73,28 @@ class Model:
     @property
     def name(self) -> str:
         """As it was asked for."""
-        return self.source.name
+        return self._source.name
+
+    @cached_property
+    def source(self) -> ModelSource:
+        """Where its files are. The first look at a packaged model may take seconds; see `tuning.prepare`."""
+        if not self._tuned:
+            return self._source
+        from .tuning import prepare
+
+        return prepare(self._source)
 
     @property
     def kind(self) -> str:
         """ "chat" or "base". Loads the weights of a model that the catalog does not know."""
-        if self.source.entry is not None:
-            return self.source.entry.kind
+        if self._source.entry is not None:
+            return self._source.entry.kind
         return "chat" if self._template_name or self.engine.chat_template else "base"
 
     @property
     def languages(self) -> tuple[str, ...]:
         """Languages it speaks ("zh", "en"); empty where nobody says."""
-        return self.source.entry.languages if self.source.entry is not None else ()
+        return self._source.entry.languages if self._source.entry is not None else ()
 
     @property
     def identity(self) -> str:
@@ -104,7 +129,7 @@ class Model:
     def template(self) -> Template:
         """The chat template. Raises `UnsupportedFeature` for base models."""
         if self._template is None:
-            entry, engine = self.source.entry, self.engine
+            entry, engine = self._source.entry, self.engine
             self._template = template_for(
                 kind=entry.kind if entry else None,
                 template=self._template_name or (entry.template if entry else None),
@@ -278,8 +303,8 @@ class Model:
 
     def __reduce__(self) -> Any:
         """Pickled as its source and options: the other side loads it for itself."""
-        own = {"system_prompt": self._system_prompt, "template": self._template_name, **self._options}
-        return _rebuild, (self.source, own)
+        own = {"system_prompt": self._system_prompt, "template": self._template_name, "tuned": self._tuned}
+        return _rebuild, (self._source, own | self._options)
 
 
 def _rebuild(source: ModelSource, options: Mapping[str, Any]) -> Model:

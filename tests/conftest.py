@@ -2,9 +2,18 @@
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Models that tests make for the machine go to a folder of this run, not to the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HANPACA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

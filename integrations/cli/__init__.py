@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "models": ("models", "run", "list the models that have a name here"),
     "pull": ("pull", "run", "download a model"),
     "rm": ("pull", "remove", "delete a downloaded model"),
+    "bench": ("measure", "bench", "measure a model's speed on this machine"),
+    "tune": ("measure", "tune", "choose the fastest weight type for a model on this machine"),
     "doctor": ("doctor", "run", "say what works on this machine and which models fit"),
 }
 """Name → (module in this folder, function in it that takes the words after the name, one line of help)."""

@@ -1,0 +1,1 @@
+"""How good a model is, measured: perplexity, and how it holds up over long contexts."""

@@ -1,0 +1,110 @@
+"""How fast an engine is on this machine: prefill, time to first token, decoding alone and together.
+
+Knows engines only by their contract. Prompts are random tokens, so nothing is found in a cache.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ..engines.base import Delta, Engine, Request
+from ..sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens per second, and seconds."""
+
+    prefill: float
+    """Prompt tokens per second."""
+    first_token: float
+    """Seconds to the first token of the measured prompt."""
+    prompt: int
+    """Tokens of that prompt."""
+    decode: dict[int, float] = field(default_factory=dict)
+    """Requests at the same time → generated tokens per second, all together."""
+
+
+def measure(
+    engine: Engine,
+    *,
+    streams: Sequence[int] = (1, 4, 16),
+    prompt: int = 512,
+    new: int = 32,
+    on_progress: Callable[[str], None] | None = None,
+) -> Speed:
+    """Measure an engine that nobody else uses meanwhile. `prompt` and `new` are tokens."""
+    tell = on_progress or (lambda _: None)
+    prompt = min(prompt, engine.context // 2)
+    tell("warming up")
+    decode_rate(engine, 1, 4)
+    tell(f"prefill of {prompt} tokens")
+    first = min(_first_token(engine, prompt) for _ in range(2))
+    decode: dict[int, float] = {}
+    for count in streams:
+        tell(f"{count} at a time")
+        decode[count] = decode_rate(engine, count, new)
+    return Speed(prompt / first, first, prompt, decode)
+
+
+def decode_rate(engine: Engine, count: int, new: int) -> float:
+    """Generated tokens per second of `count` requests of `new` tokens together, from the first token of the earliest
+    to the last token of the latest."""
+    crowd = _Crowd(count)
+    sampling = _endless(engine, new)
+    for index in range(count):
+        engine.submit(Request(random_prompt(engine, 16), sampling), crowd.listener(index))
+    crowd.wait()
+    return count * (new - 1) / (max(crowd.last) - min(crowd.first))
+
+
+def random_prompt(engine: Engine, length: int) -> list[int]:
+    """BOS where the model has one, then ordinary tokens."""
+    vocabulary = engine.vocabulary
+    bos = [vocabulary.bos] if vocabulary.bos is not None else []
+    low = min(300, vocabulary.size // 2)
+    return bos + [random.randrange(low, vocabulary.size) for _ in range(length - len(bos))]
+
+
+def _first_token(engine: Engine, length: int) -> float:
+    crowd = _Crowd(1)
+    start = time.perf_counter()
+    engine.submit(Request(random_prompt(engine, length), _endless(engine, 1)), crowd.listener(0))
+    crowd.wait()
+    return crowd.last[0] - start
+
+
+def _endless(engine: Engine, new: int) -> Sampling:
+    """Greedy, and never ending early."""
+    ends = dict.fromkeys(engine.vocabulary.ends, -1e9)
+    return Sampling(max_tokens=new, temperature=0, repetition_penalty=1.0, logit_bias=ends)
+
+
+class _Crowd:
+    """Notes when each of several requests heard its first and its last delta."""
+
+    def __init__(self, count: int) -> None:
+        self.first, self.last = [0.0] * count, [0.0] * count
+        self._ended = threading.Semaphore(0)
+        self._error: BaseException | None = None
+
+    def listener(self, index: int) -> Callable[[Delta | BaseException], None]:
+        def hear(event: Delta | BaseException) -> None:
+            self.last[index] = now = time.perf_counter()
+            self.first[index] = self.first[index] or now
+            if isinstance(event, BaseException):
+                self._error = event
+            if isinstance(event, BaseException) or event.finish_reason:
+                self._ended.release()
+
+        return hear
+
+    def wait(self) -> None:
+        for _ in self.first:
+            self._ended.acquire()
+        if self._error is not None:
+            raise self._error

@@ -1,0 +1,193 @@
+"""Which weight type is fastest on this machine, at what cost: decided once, kept in the cache, used from then on.
+
+The type decides more about speed than any code: on CPUs with VNNI a Q4_0 file, which llama.cpp repacks, decodes and
+prefills several times faster than the Q4_1 it was made from. Knows how to make, measure and remember; the choice is
+the user's (`hanpaca tune`), but for models that a pip package carries, which get a loss-free type by themselves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from .catalog import ModelSource
+from .errors import BadInput, HanpacaError
+
+CANDIDATES = ("Q4_0", "Q8_0", "BF16")
+LOSS_FREE = "Q8_0"
+"""What a packaged model becomes by itself: its output differs from the original's by rounding only."""
+QUALITY = 0.02
+"""Most that a chosen type may lose by default: perplexity 2 % above the original's."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One type, measured here."""
+
+    type: str
+    size: int
+    """Bytes of the file."""
+    prefill: float
+    """Prompt tokens per second."""
+    decode: dict[int, float]
+    """Requests at the same time → tokens per second together."""
+    perplexity: float
+    """On the sample text; compare with the original's only."""
+
+    @property
+    def rate(self) -> float:
+        """One figure for speed: the geometric mean of prefill and decoding."""
+        figures = [self.prefill, *self.decode.values()]
+        return math.exp(sum(map(math.log, figures)) / len(figures))
+
+
+def tuned(source: ModelSource) -> ModelSource:
+    """The source with the file that was chosen for it on this machine, or as it is. Reads one small file."""
+    if source.engine != "llama_cpp" or source.path is None:
+        return source
+    record = _read(source.path)
+    if record is None or record["file"] is None:
+        return source
+    path = Path(record["file"])
+    if not path.is_file():
+        return source
+    _log.info("%s: using %s, tuned for this machine (%s)", source.name, record["type"], path)
+    return dataclasses.replace(source, path=path)
+
+
+def prepare(source: ModelSource) -> ModelSource:
+    """`tuned`, and for a packaged model that was never tuned, its loss-free type, made now (seconds, once)."""
+    if source.path is None or source.entry is None or source.entry.package is None or _read(source.path) is not None:
+        return tuned(source)
+    try:
+        path = make(source.path, LOSS_FREE)
+    except (HanpacaError, OSError) as error:
+        _log.info("%s stays as it was packaged: %s", source.name, error)
+        return source
+    remember(source.path, LOSS_FREE, path, {"why": "packaged model, loss-free type"})
+    return tuned(source)
+
+
+def tune(
+    source: ModelSource,
+    types: Sequence[str] = CANDIDATES,
+    *,
+    quality: float = QUALITY,
+    on_progress: Callable[[str], None] | None = None,
+) -> tuple[list[Trial], Trial]:
+    """Make and measure each type, keep the fastest whose perplexity is within `quality` (a share) of the original's.
+
+    Returns all trials, the original first, and the one chosen. Files of the others are deleted. Takes a minute for a
+    small model; needs disk for the largest type. Raises `BadInput` for sources that are not GGUF files.
+    """
+    tell = on_progress or (lambda _: None)
+    if source.engine != "llama_cpp" or source.path is None:
+        raise BadInput(f"{source.name} is not a GGUF file.", "Convert it first: hanpaca convert.")
+    trials = [trial(source, source.path, "as it is", tell)]
+    for name in types:
+        tell(f"making {name}")
+        trials.append(trial(source, make(source.path, name), name, tell))
+    limit = trials[0].perplexity * (1 + quality)
+    chosen = max((t for t in trials if t.perplexity <= limit), key=lambda t: t.rate)
+    for other in trials[1:]:
+        if other is not chosen:
+            _file(source.path, other.type).unlink(missing_ok=True)
+    file = None if chosen is trials[0] else _file(source.path, chosen.type)
+    remember(source.path, chosen.type, file, {"trials": [dataclasses.asdict(t) for t in trials]})
+    return trials, chosen
+
+
+def trial(source: ModelSource, path: Path, name: str, tell: Callable[[str], None]) -> Trial:
+    """Measure one file."""
+    from .engines import open_engine
+    from .evaluation.speed import measure
+
+    engine = open_engine(dataclasses.replace(source, path=path), {"context": 2048})
+    try:
+        speed = measure(engine, on_progress=lambda what: tell(f"{name}: {what}"))
+        tokens = engine.tokenize(sample_text())[: engine.context // 2]
+        scores = engine.score(tokens[:1], [tokens[1:]])[0]
+    finally:
+        engine.close()
+    perplexity = math.exp(-sum(scores) / len(scores))
+    return Trial(name, path.stat().st_size, speed.prefill, speed.decode, perplexity)
+
+
+def forget(source: ModelSource) -> bool:
+    """Delete what was chosen for a source; whether there was anything."""
+    if source.path is None or _read(source.path) is None:
+        return False
+    import shutil
+
+    shutil.rmtree(_folder(source.path))
+    return True
+
+
+def make(original: Path, type: str) -> Path:
+    """The original in another type, in the cache; made if it is not there."""
+    from .weights.quantize import quantize
+
+    path = _file(original, type)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        quantize(original, path, type)
+    return path
+
+
+def remember(original: Path, type: str, file: Path | None, why: dict[str, Any]) -> None:
+    """Write the choice down, in one step."""
+    folder = _folder(original)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"original": str(original), "type": type, "file": None if file is None else str(file), **why}
+    partial = folder / "tuned.json.tmp"
+    partial.write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
+    partial.replace(folder / "tuned.json")
+
+
+def sample_text() -> str:
+    """A page of English and Chinese prose, to compare types on."""
+    return (Path(__file__).parent / "evaluation" / "sample.txt").read_text(encoding="utf-8")
+
+
+def _read(original: Path) -> dict[str, Any] | None:
+    try:
+        record: dict[str, Any] = json.loads((_folder(original) / "tuned.json").read_text(encoding="utf-8"))
+        return record if record.keys() >= {"type", "file"} else None
+    except (OSError, ValueError):
+        return None
+
+
+def _file(original: Path, type: str) -> Path:
+    return _folder(original) / f"{original.stem}.{type}.gguf"
+
+
+def _folder(original: Path) -> Path:
+    """Named by the file and the machine: another CPU, or a changed file, is another choice."""
+    from .cache import cache_folder
+
+    stat = original.stat()
+    key = f"{original.resolve()} {stat.st_size} {stat.st_mtime_ns} {_cpu()}"
+    name = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return cache_folder() / "tuned" / name
+
+
+@lru_cache(maxsize=1)
+def _cpu() -> str:
+    """What tells this kind of CPU from others."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        told = dict(line.split(":", 1) for line in lines if ":" in line)
+        return " ".join(v.strip() for k, v in sorted(told.items()) if k.strip() in ("model name", "flags", "Features"))
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"

@@ -1,0 +1,72 @@
+"""`hanpaca bench` and `hanpaca tune`: how fast a model is here, and which weight type makes it fastest."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from .arguments import Parser, add_json
+from .output import as_json, note, say, size, table
+
+
+def bench(argv: list[str]) -> int:
+    """Prefill, decoding and time to first token of a model on this machine."""
+    from ...core import load
+    from ...core.evaluation.speed import measure
+
+    parser = Parser("bench", "Measure a model on this machine: prefill, time to first token, decoding.")
+    parser.add_argument("model", nargs="?", default="smollm2", help="a name or a .gguf file (default: %(default)s)")
+    parser.add_argument(
+        "--prompt", type=int, default=512, metavar="TOKENS", help="prompt length (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads (default: one for each physical core)")
+    add_json(parser)
+    found = parser.parse(argv)
+    options = {} if found.threads is None else {"threads": found.threads}
+    with load(found.model, **options) as model:
+        speed = measure(model.engine, prompt=found.prompt, on_progress=note)
+    if found.json:
+        as_json({"model": found.model, **dataclasses.asdict(speed)})
+        return 0
+    say(f"prefill             {speed.prefill:8.1f} tokens/s")
+    say(f"time to first token {speed.first_token:8.2f} s after {speed.prompt} tokens")
+    for count, rate in speed.decode.items():
+        say(f"decoding, {count:2} at once {rate:8.1f} tokens/s, {rate / count:.1f} each")
+    return 0
+
+
+def tune(argv: list[str]) -> int:
+    """Choose the fastest weight type for a model on this machine."""
+    from ...core import tuning
+    from ...core.catalog import resolve
+
+    parser = Parser("tune", "Make and measure other weight types of a GGUF model; keep the fastest one for later use.")
+    parser.add_argument("model", nargs="?", default="smollm2", help="a name or a .gguf file (default: %(default)s)")
+    parser.add_argument(
+        "--types", nargs="+", default=list(tuning.CANDIDATES), help="types to try (default: %(default)s)"
+    )
+    parser.add_argument("--quality", type=float, default=tuning.QUALITY, metavar="SHARE",
+                        help="most that perplexity may rise, as a share (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--undo", action="store_true", help="forget the choice and use the file as it is")
+    add_json(parser)
+    found = parser.parse(argv)
+    source = resolve(found.model)
+    if found.undo:
+        done = tuning.forget(source)
+        say(f"{found.model} is used as it is again." if done else f"Nothing was chosen for {found.model}.")
+        return 0
+    trials, chosen = tuning.tune(source, found.types, quality=found.quality, on_progress=note)
+    if found.json:
+        as_json({"model": found.model, "chosen": chosen.type, "trials": [dataclasses.asdict(t) for t in trials]})
+        return 0
+    counts = list(trials[0].decode)
+    table(
+        ["type", "size", "prefill", *(f"decode {count}" for count in counts), "perplexity"],
+        [
+            [t.type, size(t.size), f"{t.prefill:.0f}", *(f"{t.decode[c]:.0f}" for c in counts), f"{t.perplexity:.3f}"]
+            for t in trials
+        ],
+    )
+    cost = chosen.perplexity / trials[0].perplexity - 1
+    say()
+    say(f"Chosen: {chosen.type}; perplexity {cost:+.1%}. It is used from now on; `hanpaca tune {found.model} --undo`.")
+    return 0

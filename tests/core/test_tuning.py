@@ -1,0 +1,79 @@
+"""Tuning on small random files and on the packaged model: what is made, kept, used and undone."""
+
+import gguf_files
+import pytest
+
+import hanpaca
+from hanpaca.core import tuning
+from hanpaca.core.catalog import resolve
+from hanpaca.core.errors import BadInput
+from hanpaca.core.evaluation.speed import measure
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    monkeypatch.setenv("HANPACA_CACHE", str(tmp_path / "cache"))
+    shape = gguf_files.Shape(hidden=128, ffn=256)
+    return resolve(gguf_files.write_gguf(tmp_path / "random.gguf", shape=shape, context=2048))
+
+
+def test_the_fastest_type_within_the_allowed_loss_is_kept_and_used(source):
+    trials, chosen = tuning.tune(source, ["Q8_0", "F16"], quality=10.0)
+    assert [trial.type for trial in trials] == ["as it is", "Q8_0", "F16"]
+    assert all(trial.prefill > 0 and set(trial.decode) == {1, 4, 16} for trial in trials)
+    assert chosen.rate == max(trial.rate for trial in trials)
+    with hanpaca.load(source.path) as model:
+        used = model.source.path
+        assert (used == source.path) == (chosen.type == "as it is")
+        assert model.complete("the", max_tokens=2).usage.completion_tokens
+    kept = sorted(path.name for path in (tuning._folder(source.path)).glob("*.gguf"))
+    assert kept == ([] if chosen.type == "as it is" else [used.name]), "the others' files are deleted"
+
+
+def test_a_type_that_loses_too_much_is_not_chosen(source, monkeypatch):
+    def measured(source, path, name, tell):
+        worse = {"as it is": (1.0, 10.0), "Q4_0": (9.0, 10.3), "Q8_0": (3.0, 10.1)}[name]
+        return tuning.Trial(name, path.stat().st_size, worse[0], {1: worse[0]}, worse[1])
+
+    monkeypatch.setattr(tuning, "trial", measured)
+    assert tuning.tune(source, ["Q4_0", "Q8_0"], quality=0.02)[1].type == "Q8_0"
+    assert tuning.tune(source, ["Q4_0", "Q8_0"], quality=0.05)[1].type == "Q4_0"
+    assert tuning.tune(source, ["Q4_0", "Q8_0"], quality=0.0)[1].type == "as it is"
+
+
+def test_a_choice_can_be_undone_and_does_not_outlive_the_file(source):
+    tuning.remember(source.path, "Q8_0", tuning.make(source.path, "Q8_0"), {})
+    assert tuning.tuned(source).path != source.path
+    assert hanpaca.load(source.path).identity != hanpaca.load(source.path, tuned=False).identity
+    tuning.tuned(source).path.unlink()
+    assert tuning.tuned(source) == source, "a file that somebody deleted is not missed"
+    assert tuning.forget(source) and not tuning.forget(source)
+
+
+def test_a_changed_file_is_not_taken_for_the_tuned_one(source):
+    tuning.remember(source.path, "Q8_0", tuning.make(source.path, "Q8_0"), {})
+    gguf_files.write_gguf(source.path, seed=1)
+    assert tuning.tuned(source) == source
+
+
+def test_the_packaged_model_gets_a_loss_free_type_by_itself(smollm2):
+    with hanpaca.load("smollm2") as model, hanpaca.load("smollm2", tuned=False) as plain:
+        assert model._engine is None
+        assert model.source.path.name.endswith(".Q8_0.gguf") and plain.source.path == smollm2
+        text = tuning.sample_text()
+        first, *rest = model.engine.tokenize(text)
+        ours = sum(model.engine.score([first], [rest])[0])
+        theirs = sum(plain.engine.score([first], [rest])[0])
+    assert abs(ours - theirs) / abs(theirs) < 0.005
+
+
+def test_only_gguf_files_are_tuned():
+    with pytest.raises(BadInput, match="GGUF"):
+        tuning.tune(resolve("http://127.0.0.1:9/v1#some"))
+
+
+def test_speed_counts_tokens_of_all_requests(source):
+    with hanpaca.load(source.path, threads=1) as model:
+        speed = measure(model.engine, streams=(1, 3), prompt=64, new=8)
+    assert speed.prompt == 64 and speed.prefill == pytest.approx(64 / speed.first_token)
+    assert set(speed.decode) == {1, 3}
