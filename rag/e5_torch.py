@@ -38,7 +38,8 @@ class E5Torch:
         sums = np.zeros((len(texts), self._file.hidden), np.float32)
         weights = np.array([[max(len(window) - 2, 1)] for window in windows], np.float32)
         np.add.at(sums, owners, means * weights)
-        return sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-12)
+        unit: NDArray[np.float32] = sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-12)
+        return unit
 
     def _windows(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
         """Token ids of every window with its two ends, and the text that each belongs to."""
@@ -69,7 +70,7 @@ class _Network:
         import torch
 
         self._torch = torch
-        self._type = torch.bfloat16 if _has_bfloat16() else torch.float32
+        self._type = torch.bfloat16 if has_bfloat16() else torch.float32
         self._file = file
         self._words = file.blocks("emb.word", file.hidden)
         self._embedding_norm = self._norm("emb.ln")
@@ -138,7 +139,7 @@ class _Network:
         return (self._file.hidden,), weight, bias, self._file.epsilon
 
 
-def _has_bfloat16() -> bool:
+def has_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 natively; emulated, it is slower than F32."""
     import torch
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 import mmap
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +93,7 @@ class _Cursor:
         self.data = data
         self._at = at
 
-    def take(self, layout: str) -> tuple[float, ...]:
+    def take(self, layout: str) -> tuple[Any, ...]:
         values = struct.unpack_from(layout, self.data, self._at)
         self._at += struct.calcsize(layout)
         return values
@@ -107,7 +109,7 @@ def _vocabulary(at: _Cursor) -> Vocabulary:
     offsets = np.frombuffer(at.bytes(4 * (count + 1)), "<u4").tolist()
     scores = np.frombuffer(at.bytes(4 * count), "<f4").tolist()
     blob = at.bytes(length)
-    words = [blob[begin:end].decode("utf-8", "replace") for begin, end in zip(offsets, offsets[1:], strict=False)]
+    words = [blob[begin:end].decode("utf-8", "replace") for begin, end in pairwise(offsets)]
     changes, _ = at.take("<iI")
     normalise = {}
     for _ in range(changes):

@@ -6,7 +6,6 @@ Knows names, not networks: each kind of embedder lies in a module of its own, im
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -18,11 +17,20 @@ BUNDLED = "multilingual-e5-small"
 class Embedder(Protocol):
     """Vectors of unit length. Thread-safe."""
 
-    identity: str
-    """Model, revision, prefixes and normalisation in one line; libraries remember it."""
-    dimension: int
-    max_tokens: int
-    """Longest text it sees whole, in its own tokens."""
+    @property
+    def identity(self) -> str:
+        """Model, revision, prefixes and normalisation in one line; libraries remember it."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        ...
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest text it sees whole, in its own tokens."""
+        ...
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a passage, specials and prefix included."""
@@ -38,9 +46,14 @@ class Embedder(Protocol):
 
 
 def load_embedder(name: str = BUNDLED) -> Embedder:
-    """The bundled model by its name, or any sentence-transformers name or folder, loaded at first use."""
+    """The bundled model by its name, or any sentence-transformers name or folder; weights load at first use.
+
+    Raises `ModelNotFound` where the model is not on this machine; nothing is downloaded.
+    """
     if name == BUNDLED:
         from .e5 import E5Embedder
 
         return E5Embedder()
-    raise NotImplementedError(str(Path(name)))
+    from .sentence_model import SentenceModel
+
+    return SentenceModel(name)
