@@ -19,6 +19,7 @@ from .checkpoint import Checkpoint, Tensor
 from .files import Progress, need_space, new_file
 from .gguf_file import FILE_TYPES, Entry, entry_type, gguf_package, write_head
 from .llama import Shape, heads_to_permute, llama3_factors, ordered, read_rope, rope_note
+from .safetensors_file import encode
 from .vocabulary_files import Vocabulary, read_vocabulary
 
 TYPES = tuple(FILE_TYPES)
@@ -165,14 +166,8 @@ def _permuted(rows: NDArray[Any], heads: int) -> NDArray[Any]:
 def _encode(rows: NDArray[np.float32], type: str, name: str) -> NDArray[Any]:
     if not np.isfinite(rows).all():
         raise BadModelFile(f"{name} holds numbers that are not finite.", "The checkpoint is broken: fetch it again.")
-    if type == "f32":
-        return rows
-    if type == "f16":
-        with np.errstate(over="ignore"):
-            halves = rows.astype(np.float16)
-        if not np.isfinite(halves).all():
-            raise BadInput(f"{name} holds numbers beyond F16's range.", "Convert to bf16 or f32 instead.")
-        return halves
+    if type != "q8_0":
+        return encode(rows, type.upper(), name)
     gguf = gguf_package()
     encoded: NDArray[Any] = gguf.quants.quantize(rows, gguf.GGMLQuantizationType[type.upper()])
     return encoded

@@ -15,6 +15,16 @@ from typing import Any
 from ..errors import BadModelFile, EngineUnavailable, UnsupportedFeature
 from .checkpoint import read_json
 
+TOKENIZER_FILES = (
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+"""Everything that belongs to a tokenizer."""
+
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """llama.cpp's token types, which are sentencepiece's."""
 
@@ -62,6 +72,17 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
         found.types.append(UNUSED)
     _settle(found, folder, settings)
     return found
+
+
+def token_count(folder: Path) -> int | None:
+    """Tokens of the tokenizer in `folder`, added ones included; None where there is none."""
+    if (folder / "tokenizer.model").is_file():
+        found = _sentencepiece(folder / "tokenizer.model")
+        _add(found, _added_tokens(folder, read_json(folder / "tokenizer_config.json")))
+        return len(found.tokens)
+    table = read_json(folder / "tokenizer.json")
+    ids = [*table.get("model", {}).get("vocab", {}).values(), *(entry["id"] for entry in table.get("added_tokens", []))]
+    return max(ids) + 1 if ids else None
 
 
 def _sentencepiece(path: Path) -> Vocabulary:
