@@ -5,6 +5,7 @@ Each call is one transaction. Knows no file system and no Chroma.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import itertools
 import json
@@ -59,7 +60,7 @@ def put(store: Store, record: FileRecord, document: Document, embedder: Embedder
             digests = [_digest(passage.text, context_of(passage.headings, document.title)) for passage in some]
             known = old | _known_vectors(writing, digests)
             for passage, digest in zip(some, digests, strict=True):
-                number = _insert(writing, int(file or 0), position, passage, digest)
+                number = _insert(writing, int(file or 0), position, document, passage, digest)
                 _index(writing, number, passage.text, keywords_context(record.path, document.title, passage.headings))
                 if digest in known:
                     _add_vector(writing, number, known[digest])
@@ -156,15 +157,27 @@ def _digest(text: str, context: str) -> bytes:
     return hashlib.blake2b(_with_context(text, context).encode(), digest_size=16).digest()
 
 
-def _insert(writing: sqlite3.Connection, file: int, position: int, passage: Passage, digest: bytes) -> int:
+def _insert(
+    writing: sqlite3.Connection, file: int, position: int, document: Document, passage: Passage, digest: bytes
+) -> int:
     headings = json.dumps(passage.headings, ensure_ascii=False)
+    pages = json.dumps(_pages_within(document, passage), ensure_ascii=False)
     cursor = writing.execute(
-        "INSERT INTO passages (file, position, text, start, end, page, line, headings, language, digest)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (file, position, passage.text, passage.start, passage.end, passage.page, passage.line, headings,
+        "INSERT INTO passages (file, position, text, start, end, page, pages, line, headings, language, digest)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (file, position, passage.text, passage.start, passage.end, passage.page, pages, passage.line, headings,
          language_of(passage.text), digest),
     )  # fmt: skip
     return int(cursor.lastrowid or 0)
+
+
+def _pages_within(document: Document, passage: Passage) -> list[tuple[int, str]]:
+    """Where in the passage another page begins: a sentence is cited by its own page."""
+    first = bisect.bisect_right(document.marks, passage.start, key=lambda mark: mark.start)
+    last = bisect.bisect_left(document.marks, passage.end, key=lambda mark: mark.start)
+    offsets = {mark.start for mark in document.marks[first:last]}
+    pages = [(offset, document.page_at(offset) or "") for offset in sorted(offsets)]
+    return [(offset, page) for offset, page in pages if page != (passage.page or "")]
 
 
 def _index(writing: sqlite3.Connection, number: int, text: str, context: str) -> None:

@@ -37,9 +37,8 @@ class Question:
     """The terms to look for, rarest first."""
 
 
-def weigh(reading: sqlite3.Connection, text: str) -> Question:
-    """Look up how rare each term of a question is."""
-    passages = int(reading.execute("SELECT count(*) FROM passages").fetchone()[0])
+def weigh(reading: sqlite3.Connection, text: str, passages: int) -> Question:
+    """Look up how rare each term of a question is among so many passages."""
     weights: dict[str, float] = {}
     total, frequencies = 0.0, {}
     for term in dict.fromkeys(terms(text)[: 4 * _MOST_TERMS]):

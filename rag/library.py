@@ -35,7 +35,7 @@ from .vectors import VectorIndex
 
 if TYPE_CHECKING:
     from .filters import Filters
-    from .retrieval import Hit
+    from .retrieval import Found, Hit
 
 DATABASE = "library.sqlite3"
 LOCK_SECONDS = 3.0
@@ -217,8 +217,12 @@ class Library:
             return self._embed(on_progress or _ignore, stop)
 
     def _embed(self, tell: OnProgress, stop: Callable[[], bool]) -> int:
+        from . import calibration
+
         count = sync.embed_into(self.store, self.embedder, tell, stop)
         self.vectors.catch_up()
+        if not stop() and calibration.is_stale(self):
+            calibration.calibrate(self, stop)
         return count
 
     def add_text(self, text: str, name: str, *, embed: bool = True) -> int:
@@ -341,10 +345,27 @@ class Library:
         filters: Filters | Mapping[str, Any] | None = None,
         **options: bool,
     ) -> list[Hit]:
-        """The `k` passages that answer `query` best, best first; see `retrieval.search`."""
+        """The `k` passages that answer `query` best, best first; see `retrieval.find`."""
+        return self.find(query, k, mode, filters, **options).hits
+
+    def find(
+        self,
+        query: str,
+        k: int = 5,
+        mode: str = "hybrid",
+        filters: Filters | Mapping[str, Any] | None = None,
+        **options: bool,
+    ) -> Found:
+        """`search`, with whether the library seems to have an answer at all."""
         from . import retrieval
 
-        return retrieval.search(self, query, k, mode, filters, **options)
+        return retrieval.find(self, query, k, mode, filters, **options)
+
+    def check(self, query: str, k: int = 1, mode: str = "hybrid") -> None:
+        """Raise `BadInput` for what `search` would refuse."""
+        from . import retrieval
+
+        retrieval.check(self, query, k, mode)
 
     async def asearch(
         self,

@@ -16,6 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..core.errors import BadInput
 from . import keywords
 from .filters import Filters
@@ -29,8 +32,10 @@ if TYPE_CHECKING:
 MODES = ("hybrid", "keywords", "vectors")
 CANDIDATES = 100
 """How many passages each of the two ways proposes."""
-KEYWORD_WEIGHT = 10.0
-CHARACTER_WEIGHT = 1.7
+KEYWORD_WEIGHT, CHARACTER_WEIGHT = 16.0, 4.6
+"""What the share of the question's terms, and of its characters, is worth in standard deviations of cosines."""
+FILE_WEIGHT = 0.25
+"""What the best passage of the same file adds to a passage, as a share of its own score."""
 OWN_SEATS = 5
 """So many of the first seats always go to the question's own language."""
 _NO_WORDS: tuple[float, list[str]] = (0.0, [])
@@ -55,7 +60,17 @@ class Hit:
     """Comparable within one search only."""
     language: str = ""
     explain: Mapping[str, Any] = field(default_factory=dict)
-    """Why it came: cosine, keywords, characters, the ranks among both, matched terms, same texts elsewhere."""
+    """Why it came: cosine, keywords, characters, the terms that match, the same text elsewhere."""
+    pages: tuple[tuple[int, str], ...] = ()
+    """(offset, page) where another page begins inside the passage."""
+
+    def page_at(self, offset: int) -> str | None:
+        """The page that holds this offset of the document."""
+        return next((page or None for start, page in reversed(self.pages) if start <= offset), self.page)
+
+    def line_at(self, offset: int) -> int:
+        """The line that holds this offset of the document."""
+        return self.line + self.text.count("\n", 0, max(0, offset - self.start))
 
     @property
     def place(self) -> str:
@@ -63,7 +78,24 @@ class Hit:
         return f"page {self.page}" if self.page else f"line {self.line}"
 
 
-def search(
+@dataclass(frozen=True)
+class Found:
+    """What a search gave, and what answering needs to know besides."""
+
+    hits: list[Hit]
+    weights: Mapping[str, float]
+    """The question's terms that occur, with what each is worth."""
+    best: float
+    """The highest score."""
+    least: float | None
+    """The score under which the library is taken to have no answer; None where nobody knows."""
+    answerable: bool
+    passages: int
+    """Passages in the library; `pending` of them have no vectors yet."""
+    pending: int
+
+
+def find(
     library: Library,
     query: str,
     k: int = 5,
@@ -72,19 +104,31 @@ def search(
     *,
     merge: bool = True,
     across: bool = True,
-) -> list[Hit]:
+) -> Found:
     """The `k` passages that answer `query` best, best first; fewer where the library or the filter has fewer.
 
     `merge` shows passages of nearly the same text once. `across` keeps the seats from the sixth on for passages in
     other languages than the question's, as far as there are any. Vectors that are not computed yet are simply not used.
     Raises `BadInput` for an empty question, an empty library, an unknown mode, k below 1.
     """
+    from .calibration import threshold
+
     check(library, query, k, mode)
     with library.store.read() as reading:
         chosen = Filters.of(filters)
         allowed = chosen.passages(reading) if chosen else None
         pool = Pool(library, reading, query, mode, max(CANDIDATES, 4 * k), allowed)
-        return pool.hits(k, merge, across)
+        passages, vectors = pool.passages, pool.vectors
+        least = threshold(library, mode if vectors else "keywords", pool.language)
+        return Found(
+            pool.hits(k, merge, across),
+            pool.question.weights,
+            pool.best,
+            least,
+            pool.is_answerable(least),
+            passages,
+            passages - vectors,
+        )
 
 
 def check(library: Library, query: str, k: int, mode: str) -> None:
@@ -110,34 +154,41 @@ class Pool:
         mode: str,
         count: int,
         allowed: Sequence[int] | None,
+        *,
+        vector: NDArray[np.float32] | None = None,
+        spread: float | None = None,
     ) -> None:
-        self.query = query
+        self.query, self.mode = query, mode
         self.language = language_of(query)
         self._library, self._reading = library, reading
-        self.question = keywords.weigh(reading, query)
+        self.passages = int(reading.execute("SELECT count(*) FROM passages").fetchone()[0])
+        self.vectors = int(reading.execute("SELECT count(*) FROM vectors").fetchone()[0])
+        self.question = keywords.weigh(reading, query, self.passages)
         self.cosines: dict[int, float] = {}
-        self.spread = 1.0
         found = keywords.candidates(reading, self.question, count, allowed) if mode != "vectors" else []
-        if mode != "keywords" and reading.execute("SELECT 1 FROM vectors LIMIT 1").fetchone():
-            self._add_cosines(query, count, allowed, found)
+        if mode != "keywords" and self.vectors:
+            wanted = library.query_vector(query) if vector is None else vector
+            self._add_cosines(wanted, count, allowed, found)
+        self._spread = spread or library.vectors.spread()
         self._load(list(dict.fromkeys([*found, *self.cosines])))
         self.words = self._words() if mode != "vectors" else {}
-        self.scores = self._scores()
+        self.characters = _shares(set(filter(is_han, fold(query))), self.folded) if mode != "vectors" else {}
+        self.scores = {number: self._score(number, mode) for number in self.rows}
 
-    def _add_cosines(self, query: str, count: int, allowed: Sequence[int] | None, found: Sequence[int]) -> None:
+    def _add_cosines(
+        self, vector: NDArray[np.float32], count: int, allowed: Sequence[int] | None, found: Sequence[int]
+    ) -> None:
         index = self._library.vectors
-        vector = self._library.query_vector(query)
         by_group = index.nearest(vector, count) if allowed is None else index.nearest_among(vector, count, allowed)
         for ranking in by_group.values():
             self.cosines.update(ranking)
         missing = [number for number in found if number not in self.cosines]
         self.cosines.update({number: float(other @ vector) for number, other in index.of(missing).items()})
-        self.spread = index.spread()
 
     def _load(self, numbers: Sequence[int]) -> None:
         rows = self._reading.execute(
-            "SELECT p.id, p.text, f.path, p.page, p.line, p.headings, p.start, p.end, p.language, f.title"
-            f" FROM passages p JOIN files f ON f.id = p.file WHERE p.id IN ({placeholders(numbers)})",
+            "SELECT p.id, p.text, f.path, p.page, p.line, p.headings, p.start, p.end, p.language, f.title, p.pages,"
+            f" p.file FROM passages p JOIN files f ON f.id = p.file WHERE p.id IN ({placeholders(numbers)})",
             numbers,
         )
         self.rows = {row[0]: row for row in rows}
@@ -150,19 +201,46 @@ class Pool:
             found[number] = keywords.score(self.question, self.folded[number], context)
         return found
 
-    def _scores(self) -> dict[int, float]:
-        self.characters = _shares(set(filter(is_han, fold(self.query))), self.folded)
-        lowest = min(self.cosines.values(), default=0.0)
-        return {
-            number: self.cosines.get(number, lowest) / self.spread
-            + KEYWORD_WEIGHT * self.words.get(number, _NO_WORDS)[0]
-            + CHARACTER_WEIGHT * self.characters.get(number, 0.0)
-            for number in self.rows
-        }
+    def _score(self, number: int, mode: str) -> float:
+        """What speaks for a passage in this mode; one whose vector is not there yet gets the least cosine."""
+        score = 0.0
+        if mode != "keywords" and self.cosines:
+            score += self.cosines.get(number, min(self.cosines.values())) / self._spread
+        if mode != "vectors":
+            score += KEYWORD_WEIGHT * self.words.get(number, _NO_WORDS)[0]
+            score += CHARACTER_WEIGHT * self.characters.get(number, 0.0)
+        return score
+
+    @property
+    def best(self) -> float:
+        """The highest score of a passage in the question's language."""
+        return max((score for number, score in self.scores.items() if not self._is_foreign(number)), default=0.0)
+
+    def best_in(self, file: int, mode: str) -> float | None:
+        """The highest score that a file's passages would have in this mode."""
+        return max((self._score(number, mode) for number, row in self.rows.items() if row[11] == file), default=None)
+
+    def best_outside(self, file: int, mode: str) -> float | None:
+        """The highest score that the other files' passages in the question's language would have."""
+        others = (number for number, row in self.rows.items() if row[11] != file and not self._is_foreign(number))
+        return max((self._score(number, mode) for number in others), default=None)
+
+    def is_answerable(self, least: float | None) -> bool:
+        """Whether the best passage says enough. A library without the question's language is given the benefit."""
+        own = [number for number in self.rows if not self._is_foreign(number)]
+        if not own:
+            return bool(self.rows)
+        if least is None:
+            return any(self.words.get(number, _NO_WORDS)[0] > 0 for number in own) or self.mode == "vectors"
+        return self.best >= least
 
     def hits(self, k: int, merge: bool, across: bool) -> list[Hit]:
         """The best `k` as the user sees them."""
-        order = sorted(self.rows, key=lambda number: (-self.scores[number], number))
+        of_file: dict[int, float] = {}
+        for number, row in self.rows.items():
+            of_file[row[11]] = max(of_file.get(row[11], -math.inf), self.scores[number])
+        rank = {n: self.scores[n] + FILE_WEIGHT * of_file[row[11]] for n, row in self.rows.items()}
+        order = sorted(self.rows, key=lambda number: (-rank[number], number))
         own = [number for number in order if not self._is_foreign(number)] if across else order
         foreign = sorted(set(order) - set(own), key=lambda number: (-self.cosines.get(number, -1.0), number))
         seats = _Seats(self.folded, merge)
@@ -177,7 +255,7 @@ class Pool:
         return bool(self.language and language) and language != self.language
 
     def _hit(self, number: int, same: Sequence[int]) -> Hit:
-        _, text, path, page, line, headings, start, end, language, _ = self.rows[number]
+        _, text, path, page, line, headings, start, end, language, _, pages, _ = self.rows[number]
         share, held = self.words.get(number, _NO_WORDS)
         explain: dict[str, Any] = {
             "keywords": round(share, 4),
@@ -188,7 +266,8 @@ class Pool:
             "same_text": [{"file": self.rows[other][2], "line": self.rows[other][4]} for other in same],
         }
         marks = tuple(json.loads(headings))
-        return Hit(number, text, path, page, line, marks, start, end, self.scores[number], language, explain)
+        score, turns = self.scores[number], tuple((offset, label) for offset, label in json.loads(pages))
+        return Hit(number, text, path, page, line, marks, start, end, score, language, explain, turns)
 
 
 class _Seats:
@@ -239,3 +318,9 @@ def _shares(wanted: set[str], texts: Mapping[int, str]) -> dict[int, float]:
     worth = {c: math.log(1 + (size - counts[c] + 0.5) / (counts[c] + 0.5)) for c in sorted(wanted)}
     total = sum(worth.values())
     return {number: sum(worth[c] for c in sorted(held)) / total for number, held in holding.items()}
+
+
+def query_vectors(library: Library, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Vectors of many questions at once."""
+    parts = [library.embedder.embed_queries(texts[at : at + 32]) for at in range(0, len(texts), 32)]
+    return np.concatenate(parts) if parts else np.zeros((0, library.embedder.dimension), np.float32)

@@ -8,6 +8,7 @@ any time: SQLite has every vector, and `outbox` every change that Chroma has not
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import sqlite3
 import threading
@@ -26,8 +27,8 @@ BATCH = 5_000
 """Chroma takes at most 5,461 at once."""
 PATIENCE = 2_000
 """A search lets Chroma catch up by at most so many changes; behind further, it scans."""
-SAMPLE = 300
-LEAST_SPREAD, DEFAULT_SPREAD = 0.01, 0.03
+SAMPLE, LEAST_SAMPLE = 300, 20
+LEAST_SPREAD, DEFAULT_SPREAD = 0.005, 0.02
 GROUPS = ("zh", "other")
 """Chinese and other passages are ranked apart: a question's own language would crowd out the other one."""
 Ranking = list[tuple[int, float]]
@@ -79,27 +80,30 @@ class VectorIndex:
         ids, matrix = _unpack(_read(self._store.connection, passages))
         return {int(number): vector for number, vector in zip(ids, matrix, strict=True)}
 
-    def spread(self) -> float:
+    def spread(self, fresh: bool = False) -> float:
         """The standard deviation of the cosines between this library's passages, from a sample of them.
 
-        Models differ widely in it, and what a difference of two cosines means depends on it.
+        Models differ widely in it, and what a difference of two cosines means depends on it. The figure of the last
+        calibration is used until the next, for its thresholds are in these units.
         """
+        known = json.loads(self._store.meta("calibration") or "{}").get("spread")
+        if known is not None and not fresh:
+            return float(known)
         with self._lock:
             changes = self._store.changes()
             if self._spread is None or self._spread[0] != changes:
-                sample = self._sample(SAMPLE)
-                cosines = (sample @ sample.T)[np.triu_indices(len(sample), 1)]
-                self._spread = (
-                    changes,
-                    max(float(cosines.std()), LEAST_SPREAD) if len(cosines) > 9 else DEFAULT_SPREAD,
-                )
+                self._spread = (changes, self._measure_spread())
             return self._spread[1]
 
-    def _sample(self, count: int) -> NDArray[np.float32]:
-        """Vectors evenly from the whole library."""
+    def _measure_spread(self) -> float:
+        """In the larger group: cosines across languages are lower, and would say something else."""
         ids = [row[0] for row in self._store.connection.execute("SELECT passage FROM vectors ORDER BY passage")]
-        chosen = ids[:: max(1, len(ids) // count)]
-        return _unpack(_read(self._store.connection, chosen))[1]
+        rows = _read(self._store.connection, ids[:: max(1, len(ids) // SAMPLE)])
+        parts = [[row for row in rows if group_of(row[2]) == group] for group in GROUPS]
+        _, sample = _unpack(max(parts, key=len))
+        if len(sample) < LEAST_SAMPLE:
+            return DEFAULT_SPREAD
+        return max(float((sample @ sample.T)[np.triu_indices(len(sample), 1)].std()), LEAST_SPREAD)
 
     def _ask_chroma(self, group: str, query: NDArray[np.float32], count: int) -> Ranking:
         found = self._collections[group].query(query_embeddings=query[None, :], n_results=count, include=["distances"])

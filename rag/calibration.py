@@ -1,0 +1,97 @@
+"""When a library has no answer: a threshold found from its own passages, without labelled questions.
+
+A clause taken from one document and asked of all the others is a question that the library cannot answer, though it is
+about the right things. What nine in ten of such questions reach is too little to answer from. Cosines and term weights
+differ from library to library and from embedder to embedder; the threshold moves with them. Clauses whose own document
+is hardly better than another (the same text twice) are left out. Knows no language model.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .retrieval import CANDIDATES, Pool, query_vectors
+from .vectors import group_of
+
+if TYPE_CHECKING:
+    from .library import Library
+
+QUESTIONS = 200
+"""Clauses that are asked; fewer in a small library."""
+LEAST = 25
+"""With fewer usable ones there is no threshold, and only a question that shares no word with the library is refused."""
+QUANTILE = 90
+MARGIN = 2.5
+"""A clause's own document must be so much better than the best other one."""
+STALE = 0.2
+"""Calibrate anew when the number of passages has changed by this share."""
+_CLAUSE = re.compile(r"[^，。！？；：,.!?;:\n]{8,}")
+_LENGTHS = {"zh": (10, 30), "other": (30, 100)}
+
+
+def is_stale(library: Library) -> bool:
+    """Whether the library has changed too much since its last calibration."""
+    known = json.loads(library.store.meta("calibration") or "{}")
+    count = library.store.connection.execute("SELECT count(*) FROM passages").fetchone()[0]
+    return bool(abs(count - known.get("passages", 0)) > STALE * count)
+
+
+def calibrate(library: Library, stop: Callable[[], bool] = lambda: False) -> None:
+    """Find the thresholds and remember them in the library. Needs vectors; takes some seconds."""
+    spread = library.vectors.spread(fresh=True)
+    with library.store.read() as reading:
+        count = reading.execute("SELECT count(*) FROM passages").fetchone()[0]
+    clauses = _clauses(library)
+    vectors = query_vectors(library, [text for _, text, _ in clauses])
+    others: dict[str, list[tuple[float, float]]] = {}
+    for (file, text, group), vector in zip(clauses, vectors, strict=True):
+        if stop():
+            return
+        with library.store.read() as reading:
+            pool = Pool(library, reading, text, "hybrid", CANDIDATES, None, vector=vector, spread=spread)
+        for mode in ("hybrid", "keywords", "vectors"):
+            own, other = pool.best_in(file, mode), pool.best_outside(file, mode)
+            if own is not None and other is not None:
+                others.setdefault(f"{mode} {group}", []).append((own, other))
+                others.setdefault(mode, []).append((own, other))
+    thresholds = {name: found for name, pairs in others.items() if (found := _threshold(pairs)) is not None}
+    known = {"passages": count, "spread": spread, "thresholds": thresholds}
+    with library.store.write():
+        library.store.set_meta("calibration", json.dumps(known))
+
+
+def threshold(library: Library, mode: str, language: str) -> float | None:
+    """The least score of an answer to a question in this language; None where nothing is known."""
+    known = json.loads(library.store.meta("calibration") or "{}").get("thresholds", {})
+    found = known.get(f"{mode} {group_of(language)}", known.get(mode))
+    return None if found is None else float(found)
+
+
+def _threshold(pairs: list[tuple[float, float]]) -> float | None:
+    clean = [other for own, other in pairs if other < own - MARGIN]
+    return float(np.percentile(clean, QUANTILE)) if len(clean) >= LEAST else None
+
+
+def _clauses(library: Library) -> list[tuple[int, str, str]]:
+    """(file, clause, group), evenly from the whole library; always the same for the same library."""
+    rows = library.store.connection.execute("SELECT id, file, language FROM passages ORDER BY id").fetchall()
+    choose = random.Random(len(rows))
+    choose.shuffle(rows)
+    found: list[tuple[int, str, str]] = []
+    for number, file, language in rows:
+        if len(found) >= QUESTIONS:
+            break
+        text = library.store.connection.execute("SELECT text FROM passages WHERE id = ?", (number,)).fetchone()[0]
+        group = group_of(language)
+        shortest, longest = _LENGTHS[group]
+        clauses = [part.strip() for part in _CLAUSE.findall(text)]
+        usable = [clause for clause in clauses if shortest <= len(clause) <= longest]
+        if usable:
+            found.append((file, choose.choice(usable), group))
+    return found
