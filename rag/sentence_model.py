@@ -43,7 +43,7 @@ class SentenceModel:
         if find_spec("sentence_transformers") is None:
             raise EngineUnavailable(
                 f"The embedding model {name} needs the package sentence-transformers.",
-                "Install it with: pip install sentence-transformers; or use multilingual-e5-small, which needs nothing.",
+                'Install it with: pip install "hanpaca[sentence-transformers]"; or use multilingual-e5-small.',
             )
         self._folder, revision = _find(name)
         self._name = name if revision else self._folder.name
@@ -125,8 +125,9 @@ class SentenceModel:
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
     """transformers draws one to the terminal for every model it loads."""
-    from transformers.utils import logging
+    from transformers.utils import logging as shared_logging
 
+    logging: Any = shared_logging  # some of its functions carry no types
     if not logging.is_progress_bar_enabled():
         yield
         return
