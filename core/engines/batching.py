@@ -23,86 +23,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Protocol
 
 from ..errors import ContextOverflow, EngineFailure, HanpacaError, TimedOut
 from .cells import Cells
+from .jobs import Decoder, Job, Slot, common_prefix
 
 WORTH_WAITING = 32
 """Tokens of a prefix that another sequence is computing, for which a job waits rather than compute them again."""
-
-
-class Decoder(Protocol):
-    """The native side: cache cells by sequence id, and one forward pass."""
-
-    cells: int
-    batch: int
-    """Most tokens of one `decode`."""
-    outputs: int
-    """Most tokens of one `decode` that ask for logits; at least `sequences`, or `batch` if that is smaller."""
-    sequences: int
-    """Sequence ids run from 0 to this, exclusive."""
-
-    def decode(
-        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool]
-    ) -> None:
-        """One forward pass. Raises `EngineFailure`."""
-        ...
-
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Let `target`, which is empty, share the first `length` cells of `source`."""
-        ...
-
-    def trim(self, sequence: int, length: int) -> None:
-        """Drop a sequence's cells from position `length` on."""
-        ...
-
-
-class Job:
-    """One request as the scheduler sees it. Subclasses say what to do with an output."""
-
-    def __init__(self, tokens: Sequence[int], max_new: int, first_output: int, timeout: float | None = None) -> None:
-        self.tokens = list(tokens)
-        self.max_new = max_new
-        self.first_output = first_output
-        """Logits are wanted from this position on; the last prompt position at the latest."""
-        self.deadline = None if timeout is None else time.monotonic() + timeout
-        self.cancelled = False
-        self.owner: object = None
-        self.decoder: Any = None
-        self.defer: tuple[_Sequence, Job | None, int] | None = None
-
-    def started(self, cached: int) -> None:
-        """The job was admitted; `cached` of its tokens need no computing."""
-
-    def output(self, row: int, position: int) -> int | None:
-        """Logits of `position` are in row `row` of the last decode. The next token to compute, or None: done."""
-        raise NotImplementedError
-
-    def fail(self, error: BaseException) -> None:
-        """The job ended with an error."""
-        raise NotImplementedError
-
-    def released(self) -> None:
-        """The scheduler has forgotten the job, however it ended."""
-
-
-class _Sequence:
-    """A sequence id with what it has computed, and its job while it runs."""
-
-    def __init__(self, id: int) -> None:
-        self.id = id
-        self.tokens: list[int] = []
-        self.cells: list[int] = []
-        self.todo: list[int] = []
-        self.job: Job | None = None
-        self.promised = 0
-        self.used = 0.0
-
-    @property
-    def target(self) -> list[int]:
-        return self.tokens + self.todo
 
 
 class Scheduler:
@@ -114,8 +41,8 @@ class Scheduler:
         self._chunk_beside = min(chunk_beside, decoder.batch)
         self._cells = Cells(decoder.cells)
         self._free_ids = list(range(decoder.sequences - 1, -1, -1))
-        self._running: list[_Sequence] = []
-        self._cached: list[_Sequence] = []
+        self._running: list[Slot] = []
+        self._cached: list[Slot] = []
         self._waiting: deque[Job] = deque()
         self._inbox: deque[Job] = deque()
         self._lock = threading.Lock()
@@ -221,7 +148,7 @@ class Scheduler:
         job.defer = None
         return False
 
-    def _prefix(self, job: Job) -> tuple[_Sequence | None, int]:
+    def _prefix(self, job: Job) -> tuple[Slot | None, int]:
         """The sequence with the longest computed common prefix; sets `job.defer` if a longer one is under way."""
         limit = min(job.first_output, len(job.tokens) - 1)
         best, shared = None, 0
@@ -238,7 +165,7 @@ class Scheduler:
             job.defer = (soon, soon.job, later)
         return best, shared
 
-    def _start(self, job: Job, source: _Sequence | None, shared: int) -> bool:
+    def _start(self, job: Job, source: Slot | None, shared: int) -> bool:
         """Give the job a sequence and its cells; False if they cannot be had yet."""
         need = len(job.tokens) - shared + job.max_new
         prefix = source.cells[:shared] if source else []
@@ -258,10 +185,10 @@ class Scheduler:
         job.started(shared)
         return True
 
-    def _spare_id(self, source: _Sequence) -> bool:
+    def _spare_id(self, source: Slot) -> bool:
         return bool(self._free_ids) or any(cached is not source for cached in self._cached)
 
-    def _take_over(self, source: _Sequence, shared: int) -> _Sequence:
+    def _take_over(self, source: Slot, shared: int) -> Slot:
         self._cached.remove(source)
         self._cells.drop(source.cells[shared:], pinned=False)
         self._decoder.trim(source.id, shared)
@@ -269,10 +196,10 @@ class Scheduler:
         self._cells.pin(source.cells)
         return source
 
-    def _branch(self, source: _Sequence | None, shared: int) -> _Sequence:
+    def _branch(self, source: Slot | None, shared: int) -> Slot:
         if not self._free_ids:
             self._evict(min((s for s in self._cached if s is not source), key=lambda cached: cached.used))
-        sequence = _Sequence(self._free_ids.pop())
+        sequence = Slot(self._free_ids.pop())
         if source is not None and shared:
             self._decoder.copy(source.id, sequence.id, shared)
             sequence.tokens, sequence.cells = source.tokens[:shared], source.cells[:shared]
@@ -308,7 +235,7 @@ class Scheduler:
             self._deliver(sequence, row, count)
             row += count
 
-    def _shares(self) -> list[tuple[_Sequence, int]]:
+    def _shares(self) -> list[tuple[Slot, int]]:
         """How many tokens each running sequence computes in this step.
 
         Every decoding sequence has one. Of the rest the oldest prefilling sequence gets half, so that it ends; the
@@ -329,10 +256,10 @@ class Scheduler:
         counts[oldest.id] += min(room, len(oldest.todo) - counts[oldest.id])
         return self._within_outputs(shares + [(s, counts[s.id]) for s in prefilling if counts[s.id]])
 
-    def _within_outputs(self, shares: list[tuple[_Sequence, int]]) -> list[tuple[_Sequence, int]]:
+    def _within_outputs(self, shares: list[tuple[Slot, int]]) -> list[tuple[Slot, int]]:
         """Cut shares so that no more tokens ask for logits than one pass gives; a score may ask for many."""
         left = self._decoder.outputs
-        result: list[tuple[_Sequence, int]] = []
+        result: list[tuple[Slot, int]] = []
         for sequence, count in shares:
             assert sequence.job is not None
             silent = max(0, min(count, sequence.job.first_output - len(sequence.tokens)))
@@ -342,14 +269,14 @@ class Scheduler:
                 result.append((sequence, count))
         return result
 
-    def _book(self, sequence: _Sequence, count: int) -> None:
+    def _book(self, sequence: Slot, count: int) -> None:
         sequence.tokens += sequence.todo[:count]
         del sequence.todo[:count]
         sequence.cells += self._cells.take(count, pin=True)
         sequence.promised -= count
         self._promised -= count
 
-    def _deliver(self, sequence: _Sequence, row: int, count: int) -> None:
+    def _deliver(self, sequence: Slot, row: int, count: int) -> None:
         """Hand a job its outputs; `row` is the first of its `count` rows."""
         job = sequence.job
         assert job is not None
@@ -370,7 +297,7 @@ class Scheduler:
 
     # -- ends ----------------------------------------------------------------------------------------------------
 
-    def _retire(self, sequence: _Sequence, error: BaseException | None, *, keep: bool = True) -> None:
+    def _retire(self, sequence: Slot, error: BaseException | None, *, keep: bool = True) -> None:
         """End a running job; its sequence stays cached if what it computed is sound."""
         job, sequence.job = sequence.job, None
         assert job is not None
@@ -385,7 +312,7 @@ class Scheduler:
             self._evict(sequence)
         self._end_job(job, error)
 
-    def _evict(self, sequence: _Sequence) -> None:
+    def _evict(self, sequence: Slot) -> None:
         self._cached.remove(sequence)
         self._cells.drop(sequence.cells, pinned=False)
         self._decoder.trim(sequence.id, 0)
@@ -396,25 +323,6 @@ class Scheduler:
         if error is not None and not job.cancelled:
             job.fail(error)
         job.released()
-
-
-def common_prefix(first: Sequence[int], second: Sequence[int], limit: int) -> int:
-    """Length of the common prefix of two lists, at most `limit`.
-
-    >>> common_prefix([1, 2, 3, 4], [1, 2, 9], 8)
-    2
-    """
-    high = min(len(first), len(second), limit)
-    low = 0
-    if high and first[0] != second[0]:
-        return 0
-    while low < high:  # slices compare in C: bisect on them
-        middle = (low + high + 1) // 2
-        if first[low:middle] == second[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _over(job: Job, now: float) -> bool:

@@ -19,7 +19,7 @@ from ..errors import BadInput, Busy, Closed, ContextOverflow, EngineFailure
 from ..rope import Rope, RopePlan, context_sizes, plan
 from .assembly import Assembly
 from .base import Listener, Request
-from .batching import Job
+from .jobs import Job
 from .llama_native import KV_TYPES, physical_cores
 from .llama_sampling import Sampler, log_softmax
 from .llama_shared import ContextKey, SharedWeights

@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 
 from ..errors import BadModelFile, HanpacaError, UnsupportedFeature
 from ..rope import RopePlan
-from .batching import Job, Scheduler
+from .batching import Scheduler
+from .jobs import Job
 from .llama_native import KV_TYPES, NativeContext, NativeWeights
 from .worker import Worker, closed
 

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import random_models
-from report import Report
+import _random_models as random_models
+from _report import Report
 
 from hanpaca.core.catalog import resolve
 from hanpaca.core.engines import streams
@@ -192,7 +192,7 @@ def cancellation(report: Report, name: str, engine: LlamaCppEngine) -> None:
 
 def server(report: Report, name: str, path: Path, engine: LlamaCppEngine, new: int) -> None:
     """Total tokens/s of 16 callers against llama-cpp-python's own server with 16 clients."""
-    import peer_server
+    import _peer_server as peer_server
 
     with peer_server.llama_cpp_server(path) as url:
         mine, other, ratio = median_ratio(

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanpaca.core.engines.batching import Job, Scheduler, common_prefix
+from hanpaca.core.engines.batching import Scheduler
+from hanpaca.core.engines.jobs import Job, common_prefix
 from hanpaca.core.errors import Closed, ContextOverflow, EngineFailure, TimedOut
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from hanpaca.core.engines import streams
 from hanpaca.core.engines.base import Request
-from hanpaca.core.engines.batching import Job
+from hanpaca.core.engines.jobs import Job
 from hanpaca.core.engines.llama_cpp import LlamaCppEngine, LlamaCppOptions
 from hanpaca.core.engines.llama_native import NativeContext
 from hanpaca.core.errors import BadInput, Busy, Closed, ContextOverflow, EngineFailure, TimedOut, UnsupportedFeature
@@ -69,7 +69,7 @@ def random_prompts(count, longest=300, seed=0):
 
 def test_greedy_answers_are_the_same_alone_and_in_a_batch(tiny_file):
     prompts = random_prompts(12)
-    prompts += [prompts[0][:200] + [5, 6, 7], prompts[1] + [9]]  # shared prefixes too
+    prompts += [[*prompts[0][:200], 5, 6, 7], [*prompts[1], 9]]  # shared prefixes too
     alone = []
     for prompt in prompts:
         engine = open_engine(tiny_file, kv_type="f32", flash_attention=False, threads=1)

@@ -23,8 +23,10 @@ def llama_cpp_server(path: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(path), "--port", str(port), "--n_ctx", "2048",
-               "--n_threads", "2", "--flash_attn", "true", "--verbose", "false", "--interrupt_requests", "false"]  # fmt: skip
+    options = {"model": path, "port": port, "n_ctx": 2048, "n_threads": 2, "flash_attn": "true", "verbose": "false"}
+    options["interrupt_requests"] = "false"  # else each new client ends the one before
+    command = [sys.executable, "-m", "llama_cpp.server"]
+    command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
