@@ -54,13 +54,13 @@ def add_library(parser: Parser) -> None:
     )
 
 
-def add_model(parser: Parser) -> None:
-    """`--model` and `--context`: which model answers."""
+def add_model(parser: Parser, extra: str = "") -> None:
+    """`--model` and `--context`: which model answers. `extra` is added to the help."""
     parser.add_argument(
         "--model",
         metavar="NAME|FILE",
         help="a name from `hanpaca models`, or a .gguf file; default: $HANPACA_MODEL, else a chat model you pulled, "
-        "else smollm2",
+        f"else smollm2{extra}",
     )
     parser.add_argument("--context", type=int, metavar="TOKENS", help="longest prompt and answer; default: the model's")
 

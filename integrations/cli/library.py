@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.errors import BadInput
 from .arguments import Parser, add_json, add_library
-from .output import as_json, note, progress, quoted, say, size, table
+from .output import as_json, note, progress, quoted, say, short, size, table
 from .places import library_folder
 
 if TYPE_CHECKING:
@@ -22,14 +22,6 @@ def open_library(found: argparse.Namespace, *, create: bool = False, embedder: s
     from ...rag import Library
 
     return Library.open(library_folder(found.library), embedder=embedder, create=create)
-
-
-def short(path: str) -> str:
-    """A path as the user would write it: relative if it lies below the working folder."""
-    try:
-        return str(Path(path).relative_to(Path.cwd()))
-    except ValueError:
-        return path
 
 
 def ingest(argv: list[str]) -> int:

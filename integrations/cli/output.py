@@ -12,6 +12,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 GIB = 2**30
@@ -70,6 +71,14 @@ def progress(title: str, *, bytes_: bool = False) -> Iterator[Callable[[int, int
     with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total, what: bar.update(task, completed=done, total=total or None, description=what)
+
+
+def short(path: str) -> str:
+    """A path as the user would write it: relative if it lies below the working folder."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return path
 
 
 def quoted(text: str, most: int = 240) -> str:

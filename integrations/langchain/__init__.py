@@ -6,6 +6,7 @@ Needs `pip install "hanpaca[langchain]"`. Translates types and nothing else; bui
 from .chat import ChatHanpaca
 from .embeddings import HanpacaEmbeddings
 from .llm import HanpacaLLM
+from .qa import question_answering
 from .retriever import HanpacaRetriever
 
-__all__ = ["ChatHanpaca", "HanpacaEmbeddings", "HanpacaLLM", "HanpacaRetriever"]
+__all__ = ["ChatHanpaca", "HanpacaEmbeddings", "HanpacaLLM", "HanpacaRetriever", "question_answering"]

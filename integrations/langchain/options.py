@@ -89,6 +89,14 @@ class ModelOptions(BaseModel):
         """Everything but the loaded model: a copy in another process loads its own."""
         return {**super().__getstate__(), "__pydantic_private__": {"_models": {}}}
 
+    def loaded(self) -> Model:
+        """The `hanpaca.Model` of this object. It is loaded at its first use."""
+        return self._loaded()
+
+    def sampling(self) -> Sampling:
+        """The settings of this object."""
+        return self._sampling()
+
     def _loaded(self, model: str | None = None) -> Model:
         """The model of this object, or the one a call names instead."""
         name = model or self.model

@@ -1,0 +1,78 @@
+"""`hanpaca ask`: one question to a library, the answer as it is written, then its citations."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+from typing import Any
+
+from ...core import Model, load
+from ...core.errors import BadInput
+from .answers import show_citations, show_notes, write
+from .arguments import Parser, add_json, add_library, add_model, add_sampling, sampling_of
+from .library import open_library
+from .output import as_json, say
+from .places import model_name
+
+NO_MODEL = "none"
+
+
+def run(argv: list[str]) -> int:
+    """Answer a question."""
+    from ...rag.answering import MODES, AnswerDelta, stream_answer
+
+    parser = Parser("ask", "Answer a question from a library's documents, with citations.")
+    parser.add_argument("question", nargs="+")
+    add_library(parser)
+    add_model(parser, extra=f"; `{NO_MODEL}` quotes the documents without a model")
+    parser.add_argument("--mode", choices=MODES, default="auto", help="how to answer; default: %(default)s")
+    parser.add_argument("-k", type=int, default=5, metavar="N", help="passages to answer from; default: %(default)s")
+    parser.add_argument("--file", action="append", metavar="NAME", help="only from this file; may be given again")
+    add_sampling(parser)
+    add_json(parser)
+    found = parser.parse(argv)
+    with contextlib.ExitStack() as opened:
+        library = opened.enter_context(open_library(found))
+        model = None if found.mode == "extract" else _model(found, opened)
+        events = stream_answer(
+            library,
+            model,
+            " ".join(found.question),
+            mode=found.mode,
+            k=found.k,
+            sampling=sampling_of(found),
+            filters={"files": tuple(found.file)} if found.file else None,
+        )
+        for event in events:
+            if isinstance(event, AnswerDelta):
+                if not found.json:
+                    write(event.text)
+            elif found.json:
+                as_json(_plain(event, model))
+            else:
+                _show(event)
+    return 0
+
+
+def _model(found: argparse.Namespace, opened: contextlib.ExitStack) -> Model | None:
+    if found.model == NO_MODEL:
+        if found.mode not in ("auto", "extract"):
+            raise BadInput(f"Answering by {found.mode} needs a model.", "Leave --model out, or choose --mode extract.")
+        return None
+    options = {"context": found.context} if found.context else {}
+    return opened.enter_context(load(model_name(found.model), **options))
+
+
+def _show(answer: Any) -> None:
+    say()
+    show_notes(answer.notes)
+    if answer.citations:
+        say()
+        show_citations(map(dataclasses.asdict, answer.citations))
+
+
+def _plain(answer: Any, model: Model | None) -> dict[str, Any]:
+    told = dataclasses.asdict(answer)
+    told["model"] = model.name if model and answer.mode != "extract" else None
+    return told
