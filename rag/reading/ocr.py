@@ -15,6 +15,7 @@ from ...core.errors import UnreadableDocument
 from .build import TextBuilder
 
 HINT = 'To recognise text in pictures, pip install "hanpaca[ocr]" and add the file again.'
+NOTHING_FOUND = "Recognition (OCR) found nothing either; look whether the pictures hold text."
 
 LITTLE = 50
 """Characters; a page or slide with fewer that shows a picture is taken for a scan."""
@@ -61,8 +62,7 @@ def add_pictures(builder: TextBuilder, pictures: Sequence[bytes], since: int, pl
 
 def no_text(what: str) -> UnreadableDocument:
     """The error for a file that shows pictures only."""
-    hint = "Recognition found nothing; look whether the pictures hold text." if is_available() else HINT
-    return UnreadableDocument(f"The {what} has no text, only pictures.", hint)
+    return UnreadableDocument(f"The {what} has no text, only pictures.", NOTHING_FOUND if is_available() else HINT)
 
 
 def _recognise(picture: Any) -> list[str]:

@@ -46,26 +46,21 @@ def _refused(error: Exception) -> UnreadableDocument:
 def _document(pdf: Any) -> Document:
     if len(pdf) > MAX_PAGES:
         raise UnreadableDocument(f"The PDF has more than {MAX_PAGES} pages.", "Split it into smaller files.")
+    pages = _Pages(pdf)
+    if not any(map(any, pages.lines)):
+        raise pages.nothing()
+    _drop_running_lines(pages.lines)
+    width = usual_width(pages.lines)
     builder = TextBuilder()
-    garbled: list[int] = []
-    pictures: list[int] = []
-    pages = [_page(pdf, number, garbled, pictures) for number in range(1, len(pdf) + 1)]
-    if not any(map(any, pages)):
-        raise _nothing(len(pages), bool(garbled))
-    _drop_running_lines(pages)
-    width = usual_width(pages)
     starts: list[int] = []
-    for number, lines in enumerate(pages, 1):
+    for number, lines in enumerate(pages.lines, 1):
         builder.break_(2)
         starts.append(builder.length)
         builder.mark("page", str(number))
         builder.add(join_lines(lines, width))
     builder.add_marks(from_outline(builder.text(), starts, _outline(pdf)))
     builder.find_chapters()
-    if garbled:
-        builder.warnings.append(f"{_these(garbled)}: the fonts do not say which characters they show; not read")
-    if pictures:
-        builder.warnings.append(f"{_these(pictures)}: a picture and hardly any text; the picture is not read")
+    builder.warnings += pages.warnings()
     title = pdf.get_metadata_dict().get("Title", "")
     return builder.document("pdf", "" if _is_garbled(title) else title)
 
@@ -79,45 +74,81 @@ def _outline(pdf: Any) -> Iterator[tuple[int, int, str]]:
             yield page, item.level, clean(item.get_title())
 
 
-def _page(pdf: Any, number: int, garbled: list[int], pictures: list[int]) -> list[str]:
-    """A page's lines; those of its picture where it has hardly any. Notes the pages that stay unread."""
-    import pypdfium2
+class _Pages:
+    """The lines of every page, and the numbers of those that could not be read."""
 
-    try:
-        page = pdf[number - 1]
-        lines = _lines(page)
-        text = "".join(lines)
-        bad = _is_garbled(text)
-        if bad or (len(text) < ocr.LITTLE and _has_picture(page)):
-            recognised = ocr.recognise_page(page)
-            if bad or sum(map(len, recognised)) > len(text):
-                lines = recognised
-            if not ocr.is_available():
-                (garbled if bad else pictures).append(number)
-        page.close()
-    except pypdfium2.PdfiumError:  # one broken page does not spoil the others
-        return []
-    return lines
+    def __init__(self, pdf: Any) -> None:
+        self._garbled: list[int] = []
+        self._pictures: list[int] = []
+        self._broken: list[int] = []
+        self.lines = [self._read(pdf, number) for number in range(1, len(pdf) + 1)]
+
+    def _read(self, pdf: Any, number: int) -> list[str]:
+        import pypdfium2
+
+        try:
+            page = pdf[number - 1]
+        except pypdfium2.PdfiumError:  # one broken page does not spoil the others
+            self._broken.append(number)
+            return []
+        try:
+            return self._lines(page, number)
+        finally:
+            page.close()
+
+    def _lines(self, page: Any, number: int) -> list[str]:
+        """A page's own text; where that is garbled, or next to nothing beside a picture, what OCR makes of it."""
+        textpage = page.get_textpage()
+        text: str = textpage.get_text_range(errors="replace")
+        garbled = _has_no_table(textpage) or _is_garbled(text)
+        lines = [] if garbled else _lines(text)
+        if not garbled and (len(text) >= ocr.LITTLE or not _has_picture(page)):
+            return lines
+        recognised = ocr.recognise_page(page)
+        if sum(map(len, recognised)) > sum(map(len, lines)):
+            return recognised
+        if garbled:
+            self._garbled.append(number)
+        elif not ocr.is_available():
+            self._pictures.append(number)
+        return lines
+
+    def nothing(self) -> UnreadableDocument:
+        """The error for a PDF without any text."""
+        if self._garbled:
+            what = "The text of the PDF is garbled: its fonts do not say which characters they show."
+        else:
+            what = f"The PDF has no text on any of its {len(self.lines)} page(s); they are pictures or empty."
+        return UnreadableDocument(what, ocr.NOTHING_FOUND if ocr.is_available() else ocr.HINT)
+
+    def warnings(self) -> list[str]:
+        """What stayed unread, in words."""
+        said = (
+            (self._garbled, "the fonts do not say which characters they show; not read"),
+            (self._pictures, "a picture and hardly any text; the picture is not read"),
+            (self._broken, "broken; not read"),
+        )
+        return [f"{_these(numbers)}: {what}" for numbers, what in said if numbers]
 
 
-def _nothing(pages: int, garbled: bool) -> UnreadableDocument:
-    if garbled:
-        what = "The text of the PDF is garbled: its fonts do not say which characters they show."
-    else:
-        what = f"The PDF has no text on any of its {pages} page(s); they are pictures or empty."
-    return UnreadableDocument(what, ocr.HINT)
-
-
-def _lines(page: Any) -> list[str]:
-    text: str = page.get_textpage().get_text_range(errors="replace")
+def _lines(text: str) -> list[str]:
     # U+FFFE is PDFium's mark of a hyphen that the layout put in
     text = re.sub("[\ufffe\x02](?:\r\n)?", "", text)
     text = re.sub(r"(?: ?\.){5,}", " …", text)  # the dots of a table of contents
     return [clean(line).rstrip() for line in re.split(r"\r\n|\n|\r", text)]
 
 
+def _has_no_table(textpage: Any) -> bool:
+    """Whether PDFium had to guess most characters, since the fonts carry no table to Unicode. Looks at a hundred."""
+    from pypdfium2 import raw
+
+    count = textpage.count_chars()
+    looked = range(0, count, max(count // 100, 1))
+    return sum(raw.FPDFText_HasUnicodeMapError(textpage, index) == 1 for index in looked) * 2 > len(looked) > 0
+
+
 def _is_garbled(text: str) -> bool:
-    """Private or invalid characters, or ideographs of which hardly any is common: a font without its table."""
+    """Private or invalid characters, or ideographs of which hardly any is common: a font with a wrong table."""
     letters = [char for char in text if not char.isspace()]
     if len(letters) < 10:
         return False
