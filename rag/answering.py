@@ -24,7 +24,7 @@ from .filters import Filters
 from .library import Library
 from .prompts import Wording, wording
 from .retrieval import Hit
-from .terms import language_of
+from .terms import language_of, terms
 
 MODES = ("auto", "stuff", "refine", "map_reduce", "extract")
 ANSWER_TOKENS = 512
@@ -156,6 +156,27 @@ async def astream_answer(
             await asyncio.shield(worker)
 
 
+def choose(model: ChatModel | None, language: str) -> tuple[str, list[str]]:
+    """`stuff` with a chat model that speaks the language, else `extract`; and the note that says why."""
+    words = wording(language)
+    if model is None:
+        return "extract", [words.no_model]
+    if model.kind != "chat":
+        return "extract", [words.base_model.format(model=model.name)]
+    if model.languages and language not in model.languages:
+        return "extract", [words.not_spoken.format(model=model.name)]
+    return "stuff", []
+
+
+def together(one: Usage, other: Usage) -> Usage:
+    """The tokens of two requests."""
+    return Usage(
+        one.prompt_tokens + other.prompt_tokens,
+        one.completion_tokens + other.completion_tokens,
+        one.cached_tokens + other.cached_tokens,
+    )
+
+
 class _Asking:
     """One question on its way to an answer."""
 
@@ -183,24 +204,10 @@ class _Asking:
             (found for message in reversed(self.history) if (found := language_of(message.content))), "en"
         )
         self.words: Wording = wording(self.language)
-        self.notes: list[str] = []
+        self.mode, self.notes = choose(model, self.language) if mode == "auto" else (mode, [])
         self.usage = Usage()
-        self.mode = self._choose(mode)
         self.abstain = abstain
         self.sampling = sampling
-
-    def _choose(self, mode: str) -> str:
-        if mode != "auto":
-            return mode
-        if self.model is None:
-            self.notes.append(self.words.no_model)
-        elif self.model.kind != "chat":
-            self.notes.append(self.words.base_model.format(model=self.model.name))
-        elif self.model.languages and self.language not in self.model.languages:
-            self.notes.append(self.words.not_spoken.format(model=self.model.name))
-        else:
-            return "stuff"
-        return "extract"
 
     def run(self) -> Iterator[Event]:
         """The events of the answer."""
@@ -333,14 +340,14 @@ class _Asking:
         shown = prompts.sources(
             [(number, f"{PurePath(hit.file).name}, {hit.place}", hit.text) for number, hit in enumerate(hits, first)]
         )
-        text = _fill(body, sources=shown, question=self.question)
+        text = prompts.fill(body, sources=shown, question=self.question)
         return [Message("system", system), *history, Message("user", text)]
 
     def _fit_notes(self, notes: list[tuple[int, str]], numbered: Mapping[int, Hit]) -> list[Message]:
         kept = list(notes)
         while True:
             shown = prompts.sources([(number, numbered[number].place, text) for number, text in kept])
-            text = _fill(self.words.reduce, sources=shown, question=self.question)
+            text = prompts.fill(self.words.reduce, sources=shown, question=self.question)
             messages = [Message("system", self.words.system), Message("user", text)]
             if self._fits(messages):
                 return messages
@@ -359,22 +366,32 @@ class _Asking:
     def _make_whole(self) -> None:
         """Make a follow-up question understandable without the history."""
         if self.mode == "extract" or self.model is None:
-            last = next((message.content for message in reversed(self.history) if message.role == "user"), "")
-            if last and _leans(self.question):
-                self.question = f"{last.strip()} {self.question}"
+            if _leans(self.question):
+                self.question = f"{self._last_question()} {self.question}".strip()
         else:
             rewritten = self._rewrite()
-            if rewritten:
+            if rewritten and self._is_faithful(rewritten):
                 self.question = rewritten
+            elif _leans(self.question):
+                self.question = f"{self._last_question()} {self.question}".strip()
         if self.question != self.original:
             self.notes.append(self.words.understood.format(question=self.question))
+
+    def _last_question(self) -> str:
+        return next((message.content.strip() for message in reversed(self.history) if message.role == "user"), "")
+
+    def _is_faithful(self, rewritten: str) -> bool:
+        """Whether a rewritten question says what was said before: small models write something else altogether."""
+        asked, new = set(terms(self.original)), set(terms(rewritten))
+        said = asked.union(*(terms(message.content) for message in self.history))
+        return len(new & said) >= 0.6 * len(new) > 0 and len(new & asked) >= 0.3 * len(asked)
 
     def _rewrite(self) -> str:
         assert self.model is not None
         history = list(self.history)
         while history:
             conversation = "\n".join(f"{message.role}: {message.content}" for message in history)
-            text = _fill(self.words.rewrite_question, conversation=conversation, question=self.original)
+            text = prompts.fill(self.words.rewrite_question, conversation=conversation, question=self.original)
             messages = [Message("system", self.words.rewrite), Message("user", text)]
             if self._fits(messages):
                 said = self._ask(messages, max_tokens=min(96, self._room())).text.strip()
@@ -413,11 +430,7 @@ class _Asking:
         return self._answer(marks.text.strip(), found, list(numbered.values()))
 
     def _count(self, usage: Usage) -> None:
-        self.usage = Usage(
-            self.usage.prompt_tokens + usage.prompt_tokens,
-            self.usage.completion_tokens + usage.completion_tokens,
-            self.usage.cached_tokens + usage.cached_tokens,
-        )
+        self.usage = together(self.usage, usage)
 
     def _answer(self, text: str, cited: list[Citation], hits: list[Hit], refused: bool = False) -> Answer:
         return Answer(text, cited, self.mode, self.notes, refused, self.usage, self.question, hits)
@@ -434,17 +447,6 @@ def _leans(question: str) -> bool:
     """Whether a question seems to need what was said before."""
     padded = f" {question.lower()} "
     return len(question) < 8 or any(word in padded for word in _LEANING)
-
-
-def _fill(template: str, **values: str) -> str:
-    """Like `format`, but braces in the values, which come from users and documents, stay what they are."""
-    pieces = []
-    rest = template
-    while (at := min((i for name in values if (i := rest.find(f"{{{name}}}")) >= 0), default=-1)) >= 0:
-        name = next(name for name in values if rest.startswith(f"{{{name}}}", at))
-        pieces += [rest[:at], values[name]]
-        rest = rest[at + len(name) + 2 :]
-    return "".join([*pieces, rest])
 
 
 def _plain(text: str) -> str:

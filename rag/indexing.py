@@ -46,7 +46,7 @@ def put(store: Store, record: FileRecord, document: Document, embedder: Embedder
     """Replace what the store has of this file, in one transaction; the number of its passages."""
     limit = max(embedder.max_tokens - CONTEXT_TOKENS, embedder.max_tokens // 2)
     passages = iter_passages(document, embedder.count_tokens, limit)
-    position = 0
+    position = end = 0
     with store.write() as writing:
         old = _vectors_of(writing, record.path)
         _forget(writing, record.path)
@@ -60,7 +60,8 @@ def put(store: Store, record: FileRecord, document: Document, embedder: Embedder
             digests = [_digest(passage.text, context_of(passage.headings, document.title)) for passage in some]
             known = old | _known_vectors(writing, digests)
             for passage, digest in zip(some, digests, strict=True):
-                number = _insert(writing, int(file or 0), position, document, passage, digest)
+                gap, end = document.text[end : passage.start], passage.end
+                number = _insert(writing, int(file or 0), position, gap, document, passage, digest)
                 _index(writing, number, passage.text, keywords_context(record.path, document.title, passage.headings))
                 if digest in known:
                     _add_vector(writing, number, known[digest])
@@ -158,14 +159,14 @@ def _digest(text: str, context: str) -> bytes:
 
 
 def _insert(
-    writing: sqlite3.Connection, file: int, position: int, document: Document, passage: Passage, digest: bytes
+    writing: sqlite3.Connection, file: int, position: int, gap: str, document: Document, passage: Passage, digest: bytes
 ) -> int:
     headings = json.dumps(passage.headings, ensure_ascii=False)
     pages = json.dumps(_pages_within(document, passage), ensure_ascii=False)
     cursor = writing.execute(
-        "INSERT INTO passages (file, position, text, start, end, page, pages, line, headings, language, digest)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (file, position, passage.text, passage.start, passage.end, passage.page, pages, passage.line, headings,
+        "INSERT INTO passages (file, position, gap, text, start, end, page, pages, line, headings, language, digest)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (file, position, gap, passage.text, passage.start, passage.end, passage.page, pages, passage.line, headings,
          language_of(passage.text), digest),
     )  # fmt: skip
     return int(cursor.lastrowid or 0)

@@ -343,7 +343,7 @@ class Library:
         k: int = 5,
         mode: str = "hybrid",
         filters: Filters | Mapping[str, Any] | None = None,
-        **options: bool,
+        **options: Any,
     ) -> list[Hit]:
         """The `k` passages that answer `query` best, best first; see `retrieval.find`."""
         return self.find(query, k, mode, filters, **options).hits
@@ -354,12 +354,18 @@ class Library:
         k: int = 5,
         mode: str = "hybrid",
         filters: Filters | Mapping[str, Any] | None = None,
-        **options: bool,
+        **options: Any,
     ) -> Found:
         """`search`, with whether the library seems to have an answer at all."""
         from . import retrieval
 
         return retrieval.find(self, query, k, mode, filters, **options)
+
+    def passages(self, file: Path | str) -> list[Hit]:
+        """All passages of one file, in their order."""
+        from . import retrieval
+
+        return retrieval.passages(self, self.resolve(file))
 
     def check(self, query: str, k: int = 1, mode: str = "hybrid") -> None:
         """Raise `BadInput` for what `search` would refuse."""
@@ -373,7 +379,7 @@ class Library:
         k: int = 5,
         mode: str = "hybrid",
         filters: Filters | Mapping[str, Any] | None = None,
-        **options: bool,
+        **options: Any,
     ) -> list[Hit]:
         """`search` in a thread of its own."""
         return await asyncio.to_thread(self.search, query, k, mode, filters, **options)

@@ -6,6 +6,7 @@ Knows no model.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -147,3 +148,15 @@ def sources(passages: Sequence[tuple[int, str, str]]) -> str:
 
 def _quiet(text: str) -> str:
     return text.replace("<source", "‹source").replace("</source", "‹/source")
+
+
+def fill(template: str, **values: str) -> str:
+    """Like `format`, but braces in the values, which come from users and documents, stay what they are.
+
+    >>> fill("{question}: {sources}", question="{sources}?", sources="s")
+    '{sources}?: s'
+    """
+    return _NAME.sub(lambda found: values.get(found[1], found[0]), template)
+
+
+_NAME = re.compile(r"\{(\w+)\}")

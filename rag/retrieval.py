@@ -13,7 +13,7 @@ import math
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,12 +104,14 @@ def find(
     *,
     merge: bool = True,
     across: bool = True,
+    neighbours: int = 0,
 ) -> Found:
     """The `k` passages that answer `query` best, best first; fewer where the library or the filter has fewer.
 
     `merge` shows passages of nearly the same text once. `across` keeps the seats from the sixth on for passages in
-    other languages than the question's, as far as there are any. Vectors that are not computed yet are simply not used.
-    Raises `BadInput` for an empty question, an empty library, an unknown mode, k below 1.
+    other languages than the question's, as far as there are any. `neighbours` widens each hit by so many passages
+    before and after it. Vectors that are not computed yet are simply not used. Raises `BadInput` for an empty
+    question, an empty library, an unknown mode, k below 1.
     """
     from .calibration import threshold
 
@@ -120,8 +122,9 @@ def find(
         pool = Pool(library, reading, query, mode, max(CANDIDATES, 4 * k), allowed)
         passages, vectors = pool.passages, pool.vectors
         least = threshold(library, mode if vectors else "keywords", pool.language)
+        hits = pool.hits(k, merge, across)
         return Found(
-            pool.hits(k, merge, across),
+            [widen(library, hit, neighbours) for hit in hits] if neighbours else hits,
             pool.question.weights,
             pool.best,
             least,
@@ -187,8 +190,7 @@ class Pool:
 
     def _load(self, numbers: Sequence[int]) -> None:
         rows = self._reading.execute(
-            "SELECT p.id, p.text, f.path, p.page, p.line, p.headings, p.start, p.end, p.language, f.title, p.pages,"
-            f" p.file FROM passages p JOIN files f ON f.id = p.file WHERE p.id IN ({placeholders(numbers)})",
+            f"{_SELECT} WHERE p.id IN ({placeholders(numbers)})",
             numbers,
         )
         self.rows = {row[0]: row for row in rows}
@@ -255,7 +257,6 @@ class Pool:
         return bool(self.language and language) and language != self.language
 
     def _hit(self, number: int, same: Sequence[int]) -> Hit:
-        _, text, path, page, line, headings, start, end, language, _, pages, _ = self.rows[number]
         share, held = self.words.get(number, _NO_WORDS)
         explain: dict[str, Any] = {
             "keywords": round(share, 4),
@@ -265,9 +266,49 @@ class Pool:
             "other_language": self._is_foreign(number),
             "same_text": [{"file": self.rows[other][2], "line": self.rows[other][4]} for other in same],
         }
-        marks = tuple(json.loads(headings))
-        score, turns = self.scores[number], tuple((offset, label) for offset, label in json.loads(pages))
-        return Hit(number, text, path, page, line, marks, start, end, score, language, explain, turns)
+        return _hit(self.rows[number], self.scores[number], explain)
+
+
+_SELECT = (
+    "SELECT p.id, p.text, f.path, p.page, p.line, p.headings, p.start, p.end, p.language, f.title, p.pages, p.file,"
+    " p.position, p.gap FROM passages p JOIN files f ON f.id = p.file"
+)
+
+
+def _hit(row: tuple[Any, ...], score: float = 0.0, explain: Mapping[str, Any] | None = None) -> Hit:
+    number, text, path, page, line, headings, start, end, language, _, pages, *_ = row
+    turns = tuple((offset, label) for offset, label in json.loads(pages))
+    return Hit(
+        number, text, path, page, line, tuple(json.loads(headings)), start, end, score, language, explain or {}, turns
+    )
+
+
+def passages(library: Library, path: str) -> list[Hit]:
+    """All passages of a file, in their order."""
+    rows = library.store.connection.execute(f"{_SELECT} WHERE f.path = ? ORDER BY p.position", (path,))
+    return [_hit(row) for row in rows]
+
+
+def widen(library: Library, hit: Hit, count: int) -> Hit:
+    """The hit with `count` passages before and after it, as one run of the document's text."""
+    with library.store.read() as reading:
+        rows = reading.execute(
+            f"{_SELECT} JOIN passages m ON m.file = p.file WHERE m.id = ? AND abs(p.position - m.position) <= ?"
+            " ORDER BY p.position",
+            (hit.passage_id, count),
+        ).fetchall()
+    if not rows:
+        return hit
+    parts = [_hit(row) for row in rows]
+    text = parts[0].text + "".join(row[13] + row[1] for row in rows[1:])
+    pages: list[tuple[int, str]] = []
+    for part in parts:
+        turns = [(part.start, part.page or ""), *part.pages]
+        pages += [turn for turn in turns if turn[1] != (pages[-1][1] if pages else parts[0].page or "")]
+    return replace(
+        parts[0], passage_id=hit.passage_id, text=text, end=parts[-1].end, pages=tuple(pages), score=hit.score,
+        explain=hit.explain,
+    )  # fmt: skip
 
 
 class _Seats:

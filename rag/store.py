@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS failures (
     message TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS passages (
     id INTEGER PRIMARY KEY AUTOINCREMENT, file INTEGER NOT NULL REFERENCES files (id), position INTEGER NOT NULL,
-    text TEXT NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL, page TEXT, pages TEXT NOT NULL,
+    gap TEXT NOT NULL, text TEXT NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL, page TEXT, pages TEXT NOT NULL,
     line INTEGER NOT NULL, headings TEXT NOT NULL, language TEXT NOT NULL, digest BLOB NOT NULL);
 CREATE UNIQUE INDEX IF NOT EXISTS passages_place ON passages (file, position);
 CREATE INDEX IF NOT EXISTS passages_digest ON passages (digest);

@@ -1,0 +1,88 @@
+"""A whole library in one file, and back. Chroma's index is left out: it is built anew from the library's own vectors.
+
+The file is a zip with the database as SQLite wrote it; making one does not stop readers or another writer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..core.errors import BadInput
+from .library import DATABASE, Library
+from .store import explain
+
+FORMAT = "hanpaca-library-1"
+MOST_BYTES = 1 << 40
+"""A backup that says it holds more is no backup."""
+
+
+def backup(library: Library, target: Path | str) -> Path:
+    """Write the library to one file, replacing an older one only when it is whole."""
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new = target.with_name(f".{target.name}.{os.getpid()}.new")
+    with _explained(target), tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        copy = Path(folder) / DATABASE
+        with contextlib.closing(sqlite3.connect(copy)) as writing:
+            library.store.connection.backup(writing)
+            writing.execute("PRAGMA journal_mode = DELETE")
+        try:
+            with zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive:
+                archive.writestr("format", FORMAT)
+                archive.write(copy, DATABASE)
+            new.replace(target)
+        finally:
+            new.unlink(missing_ok=True)
+    return target
+
+
+def restore(source: Path | str, folder: Path | str) -> None:
+    """Make a library in `folder` from a backup. Raises `BadInput` if there is one already, or the file is no backup."""
+    source, folder = Path(source), Path(folder)
+    if (folder / DATABASE).exists():
+        raise BadInput(f"There is a library in {folder} already.", "Restore into another folder, or delete it first.")
+    if not source.is_file():
+        raise BadInput(f"There is no file {source}.", "Check the path.")
+    with _explained(folder / DATABASE):
+        folder.mkdir(parents=True, exist_ok=True)
+        new = folder / f"{DATABASE}.new"
+        try:
+            _unpack(source, new)
+            new.replace(folder / DATABASE)
+        finally:
+            new.unlink(missing_ok=True)
+
+
+def _unpack(source: Path, target: Path) -> None:
+    try:
+        with zipfile.ZipFile(source) as archive:
+            if archive.read("format").decode() != FORMAT or archive.getinfo(DATABASE).file_size > MOST_BYTES:
+                raise KeyError("format")
+            with archive.open(DATABASE) as packed, target.open("wb") as unpacked:
+                while block := packed.read(1 << 20):
+                    unpacked.write(block)
+        with contextlib.closing(sqlite3.connect(target)) as connection:
+            if connection.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+                raise KeyError("damaged")
+            connection.execute("PRAGMA journal_mode = WAL")
+            # Its vectors belong to a Chroma index of its own, not to that of the library it was made from.
+            connection.execute("UPDATE meta SET value = lower(hex(randomblob(16))) WHERE key = 'identity'")
+            connection.commit()
+    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, sqlite3.DatabaseError, EOFError) as error:
+        raise BadInput(
+            f"{source} is not a whole backup of a library.", "Use a file that `hanpaca backup` made."
+        ) from error
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise explain(error, path) from error
