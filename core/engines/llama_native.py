@@ -90,10 +90,12 @@ class NativeWeights:
         tensor_split: Sequence[float] | None = None,
         mmap: bool = True,
         mlock: bool = False,
+        vocab_only: bool = False,
     ) -> None:
         self.L = L = library()
         self.path = path
         params = L.llama_model_default_params()
+        params.vocab_only = vocab_only
         params.n_gpu_layers = gpu_layers if L.llama_supports_gpu_offload() else 0
         params.load_mode = (1 if mmap else 0) | (2 if mlock else 0)
         if tensor_split:

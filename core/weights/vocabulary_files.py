@@ -46,10 +46,14 @@ class Vocabulary:
     add_eos: bool = False
     add_space_prefix: bool = True
     chat_template: str | None = None
+    ends: set[int] = field(default_factory=set)
+    """Every id that the settings name as an end."""
 
 
-def read_vocabulary(folder: Path, size: int) -> Vocabulary:
+def read_vocabulary(folder: Path, size: int, *, pre_tokenizer: bool = True) -> Vocabulary:
     """The vocabulary of the tokenizer in `folder`, filled up with unused tokens to `size`.
+
+    Without `pre_tokenizer`, llama.cpp's name for the way to split text is left out, and any way will do.
 
     Raises `BadModelFile` where there is none, or one with more tokens than the model has rows.
     """
@@ -57,7 +61,7 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     if (folder / "tokenizer.model").is_file():
         found = _sentencepiece(folder / "tokenizer.model")
     elif (folder / "tokenizer.json").is_file():
-        found = _byte_level(read_json(folder / "tokenizer.json"))
+        found = _byte_level(read_json(folder / "tokenizer.json"), pre_tokenizer)
     else:
         raise BadModelFile(f"{folder} holds no tokenizer.", "Put tokenizer.model or tokenizer.json beside the weights.")
     _add(found, _added_tokens(folder, settings))
@@ -111,7 +115,7 @@ def _sentencepiece(path: Path) -> Vocabulary:
     )
 
 
-def _byte_level(table: Mapping[str, Any]) -> Vocabulary:
+def _byte_level(table: Mapping[str, Any], pre_tokenizer: bool) -> Vocabulary:
     model = table.get("model", {})
     if model.get("type", "BPE") != "BPE" or model.get("byte_fallback"):
         raise UnsupportedFeature(
@@ -123,7 +127,8 @@ def _byte_level(table: Mapping[str, Any]) -> Vocabulary:
     by_id |= {token: text for text, (token, _) in added.items()}
     count = max(by_id) + 1
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model.get("merges", [])]
-    found = Vocabulary("gpt2", pre_tokenizer_name(table), [], [], [], merges, add_bos=False, add_space_prefix=False)
+    pre = pre_tokenizer_name(table) if pre_tokenizer else ""
+    found = Vocabulary("gpt2", pre, [], [], [], merges, add_bos=False, add_space_prefix=False)
     for token in range(count):
         found.tokens.append(by_id.get(token, f"[PAD{token}]").encode())
         found.types.append(NORMAL if token in by_id else UNUSED)
@@ -205,6 +210,7 @@ def _settle(vocabulary: Vocabulary, folder: Path, settings: Mapping[str, Any]) -
             if isinstance(first, int) and 0 <= first < len(vocabulary.tokens):
                 vocabulary.special.setdefault(name, first)
         ends = source.get("eos_token_id")
+        vocabulary.ends |= {end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)}
         others = [end for end in ends if end != vocabulary.special.get("eos")] if isinstance(ends, list) else []
         if others:
             vocabulary.special.setdefault("eot", others[-1])
