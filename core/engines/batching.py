@@ -5,6 +5,9 @@ A job is in one of these states:
     waiting ──admit──▶ running ──finish──▶ (its sequence stays as *cached*) ──evict──▶ free
        └────────────────┴── cancelled, expired, failed: ends at the next step
 
+A cached sequence keeps its cells while few are idle; then it is *shelved*: copied to host memory, from where it is
+restored when a job begins with its tokens.
+
 *Running* has two phases that nothing but the number of tokens still to be computed tells apart: with more than one
 the sequence prefills, with one it decodes. Each step is one `decode` of every decoding sequence's token and, in
 what room is left, of chunks of the prefilling ones, so a long prompt delays the others by one chunk at most.
@@ -27,6 +30,7 @@ from collections import deque
 from ..errors import ContextOverflow, EngineFailure, HanpacaError, TimedOut
 from .cells import Cells
 from .jobs import Decoder, Job, Slot, common_prefix
+from .shelf import Shelf
 
 WORTH_WAITING = 32
 """Tokens of a prefix that another sequence is computing, for which a job waits rather than compute them again."""
@@ -35,7 +39,10 @@ WORTH_WAITING = 32
 class Scheduler:
     """Runs jobs on a decoder. `submit` and `Job.cancelled` may be used from any thread; the rest from one."""
 
-    def __init__(self, decoder: Decoder, *, running: int = 64, chunk_beside: int = 64) -> None:
+    def __init__(
+        self, decoder: Decoder, *, running: int = 64, chunk_beside: int = 64, idle: int = 512, shelf: int = 0
+    ) -> None:
+        """`idle`: cells of cached sequences that stay while others run. `shelf`: bytes of host memory for more."""
         self._decoder = decoder
         self._most_running = min(running, decoder.sequences, decoder.outputs)
         self._chunk_beside = min(chunk_beside, decoder.batch)
@@ -47,6 +54,8 @@ class Scheduler:
         self._inbox: deque[Job] = deque()
         self._lock = threading.Lock()
         self._promised = 0
+        self._idle = idle
+        self._shelf = Shelf(shelf)
         self.computed = 0
         """Tokens decoded so far, for tests and benchmarks."""
         self.last_used = time.monotonic()
@@ -88,6 +97,7 @@ class Scheduler:
         self._reap()
         self._admit()
         if self._running:
+            self._tidy()
             self._advance()
 
     def abandon(self, error: HanpacaError, owner: object = None) -> None:
@@ -100,9 +110,10 @@ class Scheduler:
             self._retire(sequence, error)
 
     def forget_cached(self) -> None:
-        """Evict every cached sequence."""
+        """Evict every cached sequence, and clear the shelf."""
         while self._cached:
             self._evict(self._cached[0])
+        self._shelf = Shelf(self._shelf.budget)
 
     def _receive(self) -> None:
         with self._lock:
@@ -132,6 +143,7 @@ class Scheduler:
             if self._deferred(job):
                 held_back.append(job)
                 continue
+            source, shared = self._from_shelf(job, source, shared)
             if not self._start(job, source, shared):
                 held_back.append(job)
                 break
@@ -175,8 +187,7 @@ class Scheduler:
             sequence = self._take_over(source, shared)
         else:
             sequence = self._branch(source, shared)
-        while self._cells.used + self._promised + need > self._cells.capacity:
-            self._evict(min(self._cached, key=lambda cached: cached.used))
+        self._make_room(need)
         sequence.job = job
         sequence.todo = job.tokens[shared:]
         sequence.promised = need
@@ -198,7 +209,7 @@ class Scheduler:
 
     def _branch(self, source: Slot | None, shared: int) -> Slot:
         if not self._free_ids:
-            self._evict(min((s for s in self._cached if s is not source), key=lambda cached: cached.used))
+            self._put_away(min((s for s in self._cached if s is not source), key=lambda cached: cached.used))
         sequence = Slot(self._free_ids.pop())
         if source is not None and shared:
             self._decoder.copy(source.id, sequence.id, shared)
@@ -206,6 +217,51 @@ class Scheduler:
             self._cells.hold(sequence.cells, pin=True)
             source.used = time.monotonic()
         return sequence
+
+    # -- cached sequences ----------------------------------------------------------------------------------------
+
+    def _tidy(self) -> None:
+        """Shelve cached sequences, least recently used first, until few cells are idle."""
+        while self._cached and self._cells.used - self._cells.pinned > self._idle:
+            self._put_away(min(self._cached, key=lambda cached: cached.used))
+
+    def _make_room(self, need: int) -> None:
+        while self._cells.used + self._promised + need > self._cells.capacity:
+            self._put_away(min(self._cached, key=lambda cached: cached.used))
+
+    def _put_away(self, slot: Slot) -> None:
+        """Free a cached sequence's cells; what no other sequence holds, but for a few tokens, is shelved first."""
+        enough = len(slot.tokens) - WORTH_WAITING
+        others = (other for other in (*self._cached, *self._running) if other is not slot)
+        held = max((common_prefix(slot.tokens, other.tokens, len(slot.tokens)) for other in others), default=0)
+        entry, shelved = self._shelf.best(slot.tokens, len(slot.tokens))
+        if entry is not None and shelved > enough:
+            self._shelf.touch(entry)
+        elif held <= enough and (size := self._decoder.saved_size(slot.id)) <= self._shelf.budget:
+            self._shelf.put(slot.tokens, self._decoder.save(slot.id), size)
+        self._evict(slot)
+
+    def _from_shelf(self, job: Job, source: Slot | None, shared: int) -> tuple[Slot | None, int]:
+        """The shelf's longer prefix, restored, if it has one and the job can start with it; else what was given."""
+        limit = min(job.first_output, len(job.tokens) - 1)
+        entry, length = self._shelf.best(job.tokens, limit)
+        if entry is None or length < shared + WORTH_WAITING:
+            return source, shared
+        size, need = len(entry.tokens), len(job.tokens) - length + job.max_new
+        if self._cells.pinned + self._promised + max(size, length + need) > self._cells.capacity:
+            return source, shared
+        self._make_room(size)
+        if not self._free_ids:
+            self._put_away(min(self._cached, key=lambda cached: cached.used))
+        slot = Slot(self._free_ids.pop())
+        if not self._decoder.restore(slot.id, entry.state):
+            self._free_ids.append(slot.id)
+            return self._prefix(job)
+        slot.tokens, slot.cells = list(entry.tokens), self._cells.take(size, pin=False)
+        slot.used = time.monotonic()
+        self._cached.append(slot)
+        self._shelf.touch(entry)
+        return slot, length
 
     # -- one forward pass ----------------------------------------------------------------------------------------
 

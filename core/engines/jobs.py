@@ -32,6 +32,18 @@ class Decoder(Protocol):
         """Drop a sequence's cells from position `length` on."""
         ...
 
+    def saved_size(self, sequence: int) -> int:
+        """Bytes that `save` would take."""
+        ...
+
+    def save(self, sequence: int) -> Any:
+        """A copy of a sequence's keys and values."""
+        ...
+
+    def restore(self, sequence: int, state: Any) -> bool:
+        """Put a copy into `sequence`, which is empty; False if it cannot be."""
+        ...
+
 
 class Job:
     """One request as the scheduler sees it. Subclasses say what to do with an output."""

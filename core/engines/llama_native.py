@@ -263,6 +263,22 @@ class NativeContext:
         if self.memory:  # encoders keep no cache
             self.L.llama_memory_seq_rm(self.memory, sequence, length, -1)
 
+    def saved_size(self, sequence: int) -> int:
+        return int(self.L.llama_state_seq_get_size(self.handle, sequence))
+
+    def save(self, sequence: int) -> NDArray[np.uint8]:
+        state = np.empty(self.saved_size(sequence), np.uint8)
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        written = self.L.llama_state_seq_get_data(self.handle, pointer, state.size, sequence)
+        return state[:written]
+
+    def restore(self, sequence: int, state: NDArray[np.uint8]) -> bool:
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        if state.size and self.L.llama_state_seq_set_data(self.handle, pointer, state.size, sequence):
+            return True
+        self.trim(sequence, 0)
+        return False
+
     def logits(self, row: int) -> NDArray[np.float32]:
         """The row's logits, (vocabulary,), as a view that the next pass overwrites."""
         if not self._outputs[row]:

@@ -21,6 +21,8 @@ from .worker import Worker, closed
 
 MOST_CELLS = 16_384
 """Cells beyond one context's length, kept for more requests and their prefixes, where memory is plentiful."""
+MOST_SHELVED = 2 << 30
+"""Bytes of host memory for finished sequences of one context, where a tenth of what is free is more than that."""
 _BITS = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5, "q4_0": 4.5}
 assert _BITS.keys() == KV_TYPES.keys()
 
@@ -138,7 +140,7 @@ class SharedWeights:
             sequences=min(2 * key.running, 256),
             loras=[(self._lora(path), scale) for path, scale in key.loras],
         )
-        scheduler = Scheduler(context, running=key.running)
+        scheduler = Scheduler(context, running=key.running, shelf=int(min(_free_memory() * 0.1, MOST_SHELVED)))
         with self._lock:
             self._contexts[key] = context, scheduler
         self._worker.add(scheduler)

@@ -52,14 +52,15 @@ def measure(
 
 
 def decode_rate(engine: Engine, count: int, new: int) -> float:
-    """Generated tokens per second of `count` requests of `new` tokens together, from the first token of the earliest
-    to the last token of the latest."""
+    """Generated tokens per second of `count` requests of `new` tokens, while all of them decode: from the last
+    request's first token to the first one's end."""
     crowd = _Crowd(count)
     sampling = _endless(engine, new)
     for index in range(count):
         engine.submit(Request(random_prompt(engine, 16), sampling), crowd.listener(index))
     crowd.wait()
-    return count * (new - 1) / (max(crowd.last) - min(crowd.first))
+    start, end = max(times[0] for times in crowd.times), min(times[-1] for times in crowd.times)
+    return sum(start < time <= end for times in crowd.times for time in times) / max(end - start, 1e-9)
 
 
 def random_prompt(engine: Engine, length: int) -> list[int]:
@@ -75,7 +76,7 @@ def _first_token(engine: Engine, length: int) -> float:
     start = time.perf_counter()
     engine.submit(Request(random_prompt(engine, length), _endless(engine, 1)), crowd.listener(0))
     crowd.wait()
-    return crowd.last[0] - start
+    return crowd.times[0][0] - start
 
 
 def _endless(engine: Engine, new: int) -> Sampling:
@@ -85,17 +86,18 @@ def _endless(engine: Engine, new: int) -> Sampling:
 
 
 class _Crowd:
-    """Notes when each of several requests heard its first and its last delta."""
+    """Notes when each of several requests heard each of its deltas."""
 
     def __init__(self, count: int) -> None:
-        self.first, self.last = [0.0] * count, [0.0] * count
+        self.times: list[list[float]] = [[] for _ in range(count)]
         self._ended = threading.Semaphore(0)
         self._error: BaseException | None = None
 
     def listener(self, index: int) -> Callable[[Delta | BaseException], None]:
+        times = self.times[index]
+
         def hear(event: Delta | BaseException) -> None:
-            self.last[index] = now = time.perf_counter()
-            self.first[index] = self.first[index] or now
+            times.append(time.perf_counter())
             if isinstance(event, BaseException):
                 self._error = event
             if isinstance(event, BaseException) or event.finish_reason:
@@ -104,7 +106,7 @@ class _Crowd:
         return hear
 
     def wait(self) -> None:
-        for _ in self.first:
+        for _ in self.times:
             self._ended.acquire()
         if self._error is not None:
             raise self._error

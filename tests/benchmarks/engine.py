@@ -24,6 +24,7 @@ from hanpaca.core.engines import streams
 from hanpaca.core.engines.base import Request
 from hanpaca.core.engines.llama_cpp import LlamaCppEngine, LlamaCppOptions
 from hanpaca.core.engines.llama_native import NativeContext, NativeWeights
+from hanpaca.core.evaluation.speed import decode_rate
 from hanpaca.core.gguf_header import read, rope_of
 from hanpaca.core.sampling import Sampling
 
@@ -49,33 +50,6 @@ def median_ratio(ours: Callable[[], float], theirs: Callable[[], float], runs: i
     pairs = [(ours(), theirs()) for _ in range(runs)]
     first, second = (statistics.median(values) for values in zip(*pairs, strict=True))
     return first, second, first / second
-
-
-def engine_rate(engine: LlamaCppEngine, count: int, new: int) -> float:
-    """Decoded tokens per second of `count` requests together: the time from when all have begun until the first
-    ends, so that prefill and the ragged end do not count."""
-    sampling = GREEDY.replace(max_tokens=new, logit_bias=ENDLESS)
-    heard = [0] * count
-    begun, ended = [0.0] * count, [0.0] * count
-    done = threading.Semaphore(0)
-
-    def listener(index: int) -> Callable[[object], None]:
-        def hear(event: object) -> None:
-            now = time.perf_counter()
-            heard[index] += 1
-            if heard[index] == 1:
-                begun[index] = now
-            if isinstance(event, BaseException) or getattr(event, "finish_reason", None):
-                ended[index] = now
-                done.release()
-
-        return hear
-
-    for index in range(count):
-        engine.submit(Request(prompt(16), sampling), listener(index))
-    for _ in range(count):
-        done.acquire()
-    return count * (new - 1) / (max(ended) - min(begun))
 
 
 def bare_rate(context: NativeContext, count: int, new: int) -> float:
@@ -117,7 +91,7 @@ def one_stream(report: Report, name: str, path: Path, engine: LlamaCppEngine, ne
 def batches(report: Report, name: str, engine: LlamaCppEngine, context: NativeContext, new: int) -> None:
     for count in (4, 8, 16):
         mine, bare, ratio = median_ratio(
-            lambda count=count: engine_rate(engine, count, new), lambda count=count: bare_rate(context, count, new), 5
+            lambda count=count: decode_rate(engine, count, new), lambda count=count: bare_rate(context, count, new), 5
         )
         report.say(f"  {name}: {count} streams {mine:.1f} tokens/s, bare llama_decode {bare:.1f}")
         report.check(f"{name} {count} streams / bare loop", ratio, least=0.9)
@@ -196,7 +170,7 @@ def server(report: Report, name: str, path: Path, engine: LlamaCppEngine, new: i
 
     with peer_server.llama_cpp_server(path) as url:
         mine, other, ratio = median_ratio(
-            lambda: engine_rate(engine, 16, new), lambda: peer_server.rate(url, 16, new), 3
+            lambda: decode_rate(engine, 16, new), lambda: peer_server.rate(url, 16, new), 3
         )
     report.say(f"  {name}: 16 callers {mine:.1f} tokens/s, llama_cpp.server {other:.1f}")
     report.check(f"{name} 16 callers / llama_cpp.server", ratio, least=3)

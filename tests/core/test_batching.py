@@ -21,6 +21,7 @@ class FakeDecoder:
         self.rows = {}
         self.passes = []
         self.fail_next = False
+        self.restored = 0
 
     def used(self):
         return len({cell for held in self.held.values() for cell, _ in held})
@@ -51,6 +52,20 @@ class FakeDecoder:
     def trim(self, sequence, length):
         assert length <= len(self.held[sequence])
         del self.held[sequence][length:]
+
+    def saved_size(self, sequence):
+        return len(self.held[sequence])
+
+    def save(self, sequence):
+        return [token for _, token in self.held[sequence]]
+
+    def restore(self, sequence, state):
+        assert not self.held[sequence], "restored into a sequence that is not empty"
+        self.held[sequence] = [(self.next_cell + i, token) for i, token in enumerate(state)]
+        self.next_cell += len(state)
+        assert self.used() <= self.cells, "more cells than there are"
+        self.restored += 1
+        return self.restored % 5 != 3 or self.held.update({sequence: []})  # now and then it cannot be
 
 
 def following(tokens):
@@ -126,10 +141,10 @@ events = st.lists(st.one_of(jobs, st.integers(0, 30), st.just("step"), st.just("
 
 
 @settings(max_examples=300, deadline=None)
-@given(events, st.integers(1, 8), st.integers(1, 16))
-def test_any_mix_of_requests_ends_right_and_within_the_cells(events, running, chunk):
+@given(events, st.integers(1, 8), st.integers(1, 16), st.integers(0, 40), st.sampled_from([0, 30, 1000]))
+def test_any_mix_of_requests_ends_right_and_within_the_cells(events, running, chunk, idle, shelf):
     decoder = FakeDecoder()
-    scheduler = Scheduler(decoder, running=running, chunk_beside=chunk)
+    scheduler = Scheduler(decoder, running=running, chunk_beside=chunk, idle=idle, shelf=shelf)
     submitted, failed = [], 0
     for event in events:
         if event == "step":
@@ -169,6 +184,7 @@ def check_accounts(scheduler, decoder):
     for sequence in (*scheduler._running, *scheduler._cached):
         assert sequence.tokens == [token for _, token in decoder.held[sequence.id]]
         assert len(sequence.cells) == len(sequence.tokens)
+    assert scheduler._shelf.used == sum(entry.size for entry in scheduler._shelf._entries) <= scheduler._shelf.budget
     ids = [s.id for s in (*scheduler._running, *scheduler._cached)] + scheduler._free_ids
     assert sorted(ids) == list(range(decoder.sequences))
 
@@ -258,6 +274,36 @@ def test_what_was_used_last_stays_longest():
     submit(scheduler, decoder, again)
     run(scheduler)
     assert again.cached == 19
+
+
+def test_idle_sequences_leave_the_cells_and_come_back_from_the_shelf():
+    decoder = FakeDecoder(cells=512, batch=64)
+    scheduler = Scheduler(decoder, idle=50, shelf=1000)
+    history = [i % 7 for i in range(100)]
+    submit(scheduler, decoder, Recorder(history, 2))
+    run(scheduler)
+    other = Recorder([9] * 60, 3)
+    submit(scheduler, decoder, other)
+    scheduler.step()
+    assert decoder.used() == 60, "the idle sequence was put away while another runs"
+    again = Recorder([*history, 3, 3], 3)
+    submit(scheduler, decoder, again)
+    run(scheduler)
+    assert again.cached == 100 and decoder.restored == 1
+    assert again.drawn == again.expected()
+    check_accounts(scheduler, decoder)
+
+
+def test_what_a_shelved_sequence_holds_already_is_not_copied_again():
+    decoder = FakeDecoder(cells=4096, batch=64, sequences=16, outputs=16)
+    scheduler = Scheduler(decoder, idle=0, shelf=10_000)
+    document = [i % 7 for i in range(500)]
+    for question in range(6):
+        submit(scheduler, decoder, Recorder([*document, 10 + question], 2))
+        run(scheduler)
+    submit(scheduler, decoder, Recorder([20] * 10, 2))
+    run(scheduler)
+    assert scheduler._shelf.used <= 520
 
 
 def test_scores_are_cut_to_what_one_pass_can_give():
