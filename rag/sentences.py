@@ -9,7 +9,7 @@ _CLOSERS = "”’」』）】》〉\"')\\]"
 _CANDIDATE = re.compile(
     rf"[。！？；…｡]+[{_CLOSERS}]*"  # Chinese: always an end
     rf"|[.!?]+[{_CLOSERS}]*"  # others: an end if what stands around it says so
-    r"|[ \t]*\n\s*"  # a line end: an end unless the line was only wrapped
+    r"|\n\s*"  # a line end: an end unless the line was only wrapped
 )
 _ABBREVIATION = re.compile(
     r"(?<![\w.])(?:[A-Za-z]|(?:[A-Za-z]\.)+[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|cf|al|Fig|Figs|No|Nos|Vol|pp|"
@@ -97,7 +97,7 @@ def _only_number(text: str, start: int, end: int) -> bool:
 def _wrapped(text: str, found: re.Match[str]) -> bool:
     """Whether a line end only wraps: the line is wide, and the next is no list item, table row or heading."""
     begin = text.rfind("\n", max(0, found.start() - 200), found.start()) + 1 or max(0, found.start() - 200)
-    line = text[begin : found.start()]
+    line = text[begin : found.start()].rstrip()
     if len(line) + len(_WIDE.findall(line)) < _WRAP_COLUMNS or " | " in line or line.lstrip().startswith("#"):
         return False
     return found.end() < len(text) and _LIST_ITEM.match(text, found.end()) is None

@@ -144,7 +144,8 @@ def _has_no_table(textpage: Any) -> bool:
 
     count = textpage.count_chars()
     looked = range(0, count, max(count // 100, 1))
-    return sum(raw.FPDFText_HasUnicodeMapError(textpage, index) == 1 for index in looked) * 2 > len(looked) > 0
+    guessed: int = sum(raw.FPDFText_HasUnicodeMapError(textpage, index) == 1 for index in looked)
+    return guessed * 2 > len(looked)
 
 
 def _is_garbled(text: str) -> bool:
