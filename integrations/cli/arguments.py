@@ -44,11 +44,11 @@ def add_json(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
 
-def add_library(parser: Parser) -> None:
+def add_library(parser: Parser, default: str = "default") -> None:
     """`--library`: which library to use."""
     parser.add_argument(
         "--library",
-        default="default",
+        default=default,
         metavar="NAME|PATH",
         help="a library's name, or a folder (anything with a slash); default: %(default)s",
     )

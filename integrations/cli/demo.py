@@ -1,0 +1,83 @@
+"""`hanpaca demo`: index the manual, then answer one English and one Chinese question through a LangChain chain.
+
+What it does is what a user's own script would do; the chain is made of `HanpacaRetriever` and `ChatHanpaca`.
+"""
+
+from __future__ import annotations
+
+import time
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import BadInput
+from .answers import show_citations, show_notes, write
+from .arguments import Parser, add_json, add_library, add_model
+from .library import open_library, show_report, synced
+from .output import as_json, say
+from .places import library_folder, model_name
+
+QUESTIONS = ("How large is the 7B model at Q4_K?", "自适应NTK把上下文扩展到多长？")
+SETTINGS = {"temperature": 0, "max_tokens": 100}
+PASSAGES = 3
+"""Few, because the demo's model is small and gets confused by many."""
+
+
+def run(argv: list[str]) -> int:
+    """Index and answer; everything on this machine."""
+    parser = Parser("demo", "Index the manual, then answer one English and one Chinese question.")
+    add_library(parser, default="demo")
+    add_model(parser)
+    add_json(parser)
+    found = parser.parse(argv)
+    started = time.monotonic()
+    with open_library(found, create=True) as library:
+        if not found.json:
+            say(f"Indexing the manual in {manual()}")
+        report = synced(library, [manual()])
+        if not found.json:
+            show_report(report)
+    chain = _chain(library_folder(found.library), model_name(found.model), found.context)
+    answers = [_answer(chain, question, quiet=found.json) for question in QUESTIONS]
+    if found.json:
+        as_json({"embedded": report.embedded, "answers": answers})
+        return 0
+    say()
+    say(f"Done in {time.monotonic() - started:.0f} s. With your own documents:")
+    say("  hanpaca ingest FOLDER")
+    say('  hanpaca ask "your question"')
+    return 0
+
+
+def manual() -> Path:
+    """The folder of the manual, in a checkout or an installed package. Raises `BadInput` where it is missing."""
+    folder = Path(str(files(__package__.partition(".")[0]) / "docs"))
+    if not folder.is_dir():
+        raise BadInput(f"The manual is missing: {folder}.", "Install Hanpaca again.")
+    return folder
+
+
+def _chain(library: Path, model: str, context: int | None) -> Any:
+    try:
+        from ..langchain import ChatHanpaca, HanpacaRetriever, question_answering
+    except ModuleNotFoundError as error:
+        raise BadInput(f"The demo needs {error.name}.", 'Run: pip install "hanpaca[demo]"') from error
+    chat = ChatHanpaca(model=model, context=context, **SETTINGS)
+    return question_answering(HanpacaRetriever(library=library, k=PASSAGES), chat)
+
+
+def _answer(chain: Any, question: str, *, quiet: bool) -> dict[str, Any]:
+    """Stream one answer; returns everything that the chain gave."""
+    if not quiet:
+        say()
+        say(f"? {question}")
+    whole: Any = None
+    for chunk in chain.stream(question):
+        whole = chunk if whole is None else whole + chunk
+        if not quiet:
+            write(chunk.get("answer", ""))
+    if not quiet:
+        say()
+        show_notes(whole["notes"])
+        show_citations(whole["sources"])
+    return {"question": question, **{name: whole[name] for name in ("answer", "sources", "notes", "mode")}}
