@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from ...core.errors import UnreadableDocument
@@ -25,7 +26,7 @@ _BLOCKS = frozenset(_BREAKING.split())
 _HEADING = re.compile(r"h[1-6]\Z")
 _META = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]+)", re.I)
 _XML = re.compile(rb"\s*<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([A-Za-z0-9_:.-]+)", re.I)
-_SPACES = re.compile(r"[ \t\r\n\f]+")
+_SPACES = re.compile(r"[ \t\r\n\f\xa0]+")
 
 
 def read(data: bytes, name: str, encoding: str | None) -> Document:
@@ -34,7 +35,7 @@ def read(data: bytes, name: str, encoding: str | None) -> Document:
     builder = TextBuilder()
     title = append(builder, text)
     built = builder.document("html", title)
-    return Document(built.text, built.marks, built.title, "html", codec, warnings)
+    return replace(built, encoding=codec, warnings=warnings + built.warnings)
 
 
 def append(builder: TextBuilder, html: str) -> str:
@@ -43,12 +44,16 @@ def append(builder: TextBuilder, html: str) -> str:
     from lxml.html import HTMLParser, document_fromstring
 
     html = re.sub(r"\A\s*<\?xml[^>]*\?>", "", html)  # lxml refuses text that names an encoding
+    # huge_tree: without it, what nests deeper than 256 elements is silently left out
+    parser = HTMLParser(remove_comments=True, remove_pis=True, huge_tree=True)
     try:
-        root = document_fromstring(clean(html), parser=HTMLParser(remove_comments=True, remove_pis=True))
+        root = document_fromstring(clean(html), parser=parser)
     except (etree.ParserError, etree.XMLSyntaxError, ValueError) as error:
         raise UnreadableDocument(
             f"The page cannot be parsed: {error}.", "Open it in a browser and save it again."
         ) from error
+    if any("depth" in entry.message.lower() for entry in parser.error_log):
+        builder.warnings.append("the page nests deeper than any parser follows; what lies deeper is not read")
     title = root.findtext(".//title") or ""
     _Walk(builder).run(root)
     return squeeze(title)
@@ -89,7 +94,7 @@ class _Walk:
         self._item = False
         self._heading: list[str] | None = None
         self._tables: list[list[list[str]]] = []
-        self._cell: list[str] | None = None
+        self._cells: list[list[str]] = []  # the open cell of each open table, outermost first
 
     def run(self, root: Any) -> None:
         from lxml import etree
@@ -117,7 +122,7 @@ class _Walk:
         )
 
     def _start(self, tag: str) -> None:
-        if _HEADING.match(tag) and self._cell is None:
+        if _HEADING.match(tag) and not self._cells:
             self._flush()
             self._heading = []
         elif tag == "pre":
@@ -128,8 +133,8 @@ class _Walk:
             self._tables.append([])
         elif tag == "tr" and self._tables:
             self._tables[-1].append([])
-        elif tag in ("td", "th") and self._tables and self._cell is None:
-            self._cell = []
+        elif tag in ("td", "th") and len(self._cells) < len(self._tables):
+            self._cells.append([])
         elif tag == "br":
             self._text("\n" if self._preformatted else "\v")
         elif tag == "li":
@@ -144,12 +149,8 @@ class _Walk:
         elif tag == "pre" and self._preformatted:
             self._flush()
             self._preformatted -= 1
-        elif tag in ("td", "th") and self._cell is not None:
-            if self._tables and not self._tables[-1]:
-                self._tables[-1].append([])
-            if self._tables:
-                self._tables[-1][-1].append("".join(self._cell))
-            self._cell = None
+        elif tag in ("td", "th") and len(self._cells) == len(self._tables) > 0:
+            self._end_cell()
         elif tag == "table" and self._tables:
             self._end_table()
         elif tag == "li":
@@ -158,10 +159,18 @@ class _Walk:
         elif tag in _BLOCKS:
             self._flush()
 
+    def _end_cell(self) -> None:
+        rows = self._tables[-1]
+        if not rows:
+            rows.append([])
+        rows[-1].append("".join(self._cells.pop()))
+
     def _end_table(self) -> None:
+        if len(self._cells) == len(self._tables):
+            self._end_cell()
         rows = self._tables.pop()
-        if self._cell is not None:  # a table within a cell: its words belong to the cell
-            self._cell.extend(" ".join(row) + " " for row in rows)
+        if self._cells:  # a table within a cell: its words belong to the cell
+            self._cells[-1].extend(" ".join(row) + " " for row in rows)
         elif sum(len(row) > 1 for row in rows) * 2 >= len(rows):
             self._builder.table(rows)
         else:  # one column: layout, not data
@@ -173,15 +182,15 @@ class _Walk:
             return
         if self._heading is not None:
             self._heading.append(text)
-        elif self._cell is not None:
-            self._cell.append(text)
+        elif self._cells:
+            self._cells[-1].append(text)
         else:
             self._line.append(text)
 
     def _flush(self, item: bool = False) -> None:
         """End the block at hand; `item`: the next one is a list item, which takes a line and no empty one."""
-        if self._heading is not None or self._cell is not None:
-            (self._heading if self._heading is not None else self._cell or []).append(" ")
+        if self._heading is not None or self._cells:
+            self._text(" ")
             return
         text, self._line = "".join(self._line), []
         if self._preformatted:

@@ -14,10 +14,13 @@ from .text import text_of
 
 _LINE = re.compile(r"[^\n]*\n|[^\n]+\Z")
 _FENCE = re.compile(r" {0,3}(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)")
-_ATX = re.compile(r" {0,3}(?P<hashes>#{1,6})(?:[ \t]+(?P<label>[^\n]*?))?(?:[ \t]+#+)?[ \t]*\n?\Z")
+_ATX = re.compile(r" {0,3}(?P<hashes>#{1,6})(?=[ \t])")
 _SETEXT = re.compile(r" {0,3}(?P<rule>=+|-{2,})[ \t]*\n?\Z")
 _TITLE = re.compile(r"^title:[ \t]*(?P<title>[^\n]+)$", re.MULTILINE | re.IGNORECASE)
 _NO_PARAGRAPH = re.compile(r" {0,3}(?:[-*+>|]|\d+[.)]\s|#)|\s{4}|\t|\s*\Z")
+
+_LONGEST = 300
+"""Characters of a heading that become its label."""
 
 
 def read(data: bytes, name: str, encoding: str | None) -> Document:
@@ -49,8 +52,9 @@ def _headings(text: str, at: int) -> Iterator[Mark]:
             fence = "" if closes else fence
         elif mark is not None and "`" not in mark["info"]:
             fence = mark["fence"]
-        elif (atx := _ATX.match(line)) is not None and atx["label"]:
-            yield Mark(found.start(), "heading", _label(atx["label"]), len(atx["hashes"]))
+        elif (atx := _ATX.match(line)) is not None:
+            if label := _label(line[atx.end() :]):
+                yield Mark(found.start(), "heading", label, len(atx["hashes"]))
         elif before and (rule := _SETEXT.match(line)) is not None:
             yield Mark(found.start() - len(before), "heading", _label(before), 1 if rule["rule"][0] == "=" else 2)
         else:
@@ -61,7 +65,11 @@ def _headings(text: str, at: int) -> Iterator[Mark]:
 
 def _label(text: str) -> str:
     """A heading's words without link targets, emphasis and {#anchors}."""
-    text = re.sub(r"\{#[^}]*\}\s*$", "", text.strip())
+    text = text.strip()[:_LONGEST]
+    bare = text.rstrip("#")
+    if bare[-1:].isspace() or not bare:
+        text = bare.strip()
+    text = re.sub(r"\{#[^}]*\}\Z", "", text)
     text = re.sub(r"!?\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])", r"\1", text)
     text = re.sub(r"<[^>]+>", "", text)
     return squeeze(text.replace("**", "").replace("`", "")) or squeeze(text)
