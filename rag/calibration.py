@@ -1,13 +1,14 @@
 """When a library has no answer: a threshold found from its own passages, without labelled questions.
 
 A clause taken from one document and asked of all the others is a question that the library cannot answer, though it is
-about the right things. What nine in ten of such questions reach is too little to answer from. Cosines and term weights
+about the right things. What most such questions reach is too little to answer from. Cosines and term weights
 differ from library to library and from embedder to embedder; the threshold moves with them. Clauses whose own document
 is hardly better than another (the same text twice) are left out. Knows no language model.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -17,17 +18,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .retrieval import CANDIDATES, Pool, query_vectors
-from .vectors import group_of
+from .vectors import GROUPS, group_of
 
 if TYPE_CHECKING:
     from .library import Library
 
 QUESTIONS = 200
-"""Clauses that are asked; fewer in a small library."""
+"""Clauses that are asked in each group of languages; fewer in a small library."""
 LEAST = 25
 """With fewer usable ones there is no threshold, and only a question that shares no word with the library is refused."""
-QUANTILE = 90
-MARGIN = 2.5
+QUANTILE = 88
+MARGINS = {"hybrid": 2.5, "keywords": 1.0, "vectors": 0.5}
 """A clause's own document must be so much better than the best other one."""
 STALE = 0.2
 """Calibrate anew when the number of passages has changed by this share."""
@@ -59,8 +60,7 @@ def calibrate(library: Library, stop: Callable[[], bool] = lambda: False) -> Non
             own, other = pool.best_in(file, mode), pool.best_outside(file, mode)
             if own is not None and other is not None:
                 others.setdefault(f"{mode} {group}", []).append((own, other))
-                others.setdefault(mode, []).append((own, other))
-    thresholds = {name: found for name, pairs in others.items() if (found := _threshold(pairs)) is not None}
+    thresholds = {name: found for name, pairs in others.items() if (found := _threshold(name, pairs)) is not None}
     known = {"passages": count, "spread": spread, "thresholds": thresholds}
     with library.store.write():
         library.store.set_meta("calibration", json.dumps(known))
@@ -69,29 +69,31 @@ def calibrate(library: Library, stop: Callable[[], bool] = lambda: False) -> Non
 def threshold(library: Library, mode: str, language: str) -> float | None:
     """The least score of an answer to a question in this language; None where nothing is known."""
     known = json.loads(library.store.meta("calibration") or "{}").get("thresholds", {})
-    found = known.get(f"{mode} {group_of(language)}", known.get(mode))
+    found = known.get(f"{mode} {group_of(language)}")
     return None if found is None else float(found)
 
 
-def _threshold(pairs: list[tuple[float, float]]) -> float | None:
-    clean = [other for own, other in pairs if other < own - MARGIN]
+def _threshold(name: str, pairs: list[tuple[float, float]]) -> float | None:
+    clean = [other for own, other in pairs if other < own - MARGINS[name.split()[0]]]
     return float(np.percentile(clean, QUANTILE)) if len(clean) >= LEAST else None
 
 
 def _clauses(library: Library) -> list[tuple[int, str, str]]:
-    """(file, clause, group), evenly from the whole library; always the same for the same library."""
+    """(file, clause, group), evenly from the passages of each group; always the same for the same library."""
     rows = library.store.connection.execute("SELECT id, file, language FROM passages ORDER BY id").fetchall()
-    choose = random.Random(len(rows))
-    choose.shuffle(rows)
     found: list[tuple[int, str, str]] = []
-    for number, file, language in rows:
-        if len(found) >= QUESTIONS:
-            break
-        text = library.store.connection.execute("SELECT text FROM passages WHERE id = ?", (number,)).fetchone()[0]
-        group = group_of(language)
-        shortest, longest = _LENGTHS[group]
-        clauses = [part.strip() for part in _CLAUSE.findall(text)]
-        usable = [clause for clause in clauses if shortest <= len(clause) <= longest]
-        if usable:
-            found.append((file, choose.choice(usable), group))
+    for group in GROUPS:
+        own = [(number, file) for number, file, language in rows if group_of(language) == group]
+        choose = random.Random(len(own))
+        choose.shuffle(own)
+        clauses = (_clause(library, number, group, choose) for number, _ in own)
+        usable = ((file, clause, group) for (_, file), clause in zip(own, clauses, strict=True) if clause)
+        found += itertools.islice(usable, QUESTIONS)
     return found
+
+
+def _clause(library: Library, passage: int, group: str, choose: random.Random) -> str | None:
+    text = library.store.connection.execute("SELECT text FROM passages WHERE id = ?", (passage,)).fetchone()[0]
+    shortest, longest = _LENGTHS[group]
+    clauses = [clause for part in _CLAUSE.findall(text) if shortest <= len(clause := part.strip()) <= longest]
+    return choose.choice(clauses) if clauses else None

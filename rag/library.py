@@ -309,9 +309,10 @@ class Library:
         on_disk = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
         return Stats(files, count, embedded, characters, on_disk, made_with, languages, tuple(failures))
 
-    def rebuild_vectors(self, on_progress: OnProgress | None = None) -> int:
-        """Compute every vector anew with the embedder that the library was opened with; how many."""
+    def rebuild_vectors(self, on_progress: OnProgress | None = None, *, embedder: str | Embedder | None = None) -> int:
+        """Compute every vector anew, with another embedder if one is given; how many."""
         with self.writing():
+            self._given = self._given if embedder is None else embedder
             given = self._given if self._given is not None else self.store.meta("embedder_name") or BUNDLED
             self._embedder = load_embedder(given) if isinstance(given, str) else given
             self._queries.clear()

@@ -86,9 +86,9 @@ class Found:
     weights: Mapping[str, float]
     """The question's terms that occur, with what each is worth."""
     best: float
-    """The highest score."""
+    """The strongest evidence of a passage in the question's language."""
     least: float | None
-    """The score under which the library is taken to have no answer; None where nobody knows."""
+    """The evidence under which the library is taken to have no answer; None where nobody knows."""
     answerable: bool
     passages: int
     """Passages in the library; `pending` of them have no vectors yet."""
@@ -173,6 +173,7 @@ class Pool:
             wanted = library.query_vector(query) if vector is None else vector
             self._add_cosines(wanted, count, allowed, found)
         self._spread = spread or library.vectors.spread()
+        self._least_cosine = min(self.cosines.values(), default=0.0)
         self._load(list(dict.fromkeys([*found, *self.cosines])))
         self.words = self._words() if mode != "vectors" else {}
         self.characters = _shares(set(filter(is_han, fold(query))), self.folded) if mode != "vectors" else {}
@@ -204,28 +205,35 @@ class Pool:
         return found
 
     def _score(self, number: int, mode: str) -> float:
-        """What speaks for a passage in this mode; one whose vector is not there yet gets the least cosine."""
+        """What speaks for a passage in this mode."""
+        return self._evidence(number, mode) + CHARACTER_WEIGHT * self.characters.get(number, 0.0)
+
+    def _evidence(self, number: int, mode: str) -> float:
+        """The part that says whether there is an answer at all: single characters are shared by chance.
+
+        A passage whose vector is not there yet gets the least cosine.
+        """
         score = 0.0
         if mode != "keywords" and self.cosines:
-            score += self.cosines.get(number, min(self.cosines.values())) / self._spread
+            score += self.cosines.get(number, self._least_cosine) / self._spread
         if mode != "vectors":
             score += KEYWORD_WEIGHT * self.words.get(number, _NO_WORDS)[0]
-            score += CHARACTER_WEIGHT * self.characters.get(number, 0.0)
         return score
 
     @property
     def best(self) -> float:
-        """The highest score of a passage in the question's language."""
-        return max((score for number, score in self.scores.items() if not self._is_foreign(number)), default=0.0)
+        """The strongest evidence in the question's language."""
+        own = (number for number in self.rows if not self._is_foreign(number))
+        return max((self._evidence(number, self.mode) for number in own), default=0.0)
 
     def best_in(self, file: int, mode: str) -> float | None:
-        """The highest score that a file's passages would have in this mode."""
-        return max((self._score(number, mode) for number, row in self.rows.items() if row[11] == file), default=None)
+        """The strongest evidence in a file's passages, in this mode."""
+        return max((self._evidence(n, mode) for n, row in self.rows.items() if row[11] == file), default=None)
 
     def best_outside(self, file: int, mode: str) -> float | None:
-        """The highest score that the other files' passages in the question's language would have."""
+        """The strongest evidence in the other files' passages of the question's language."""
         others = (number for number, row in self.rows.items() if row[11] != file and not self._is_foreign(number))
-        return max((self._score(number, mode) for number in others), default=None)
+        return max((self._evidence(number, mode) for number in others), default=None)
 
     def is_answerable(self, least: float | None) -> bool:
         """Whether the best passage says enough. A library without the question's language is given the benefit."""

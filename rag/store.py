@@ -19,7 +19,7 @@ from typing import Any
 from ..core.errors import BadInput, Closed, HanpacaError, LibraryBusy
 from .terms import ANALYSIS
 
-SCHEMA = "1"
+SCHEMA = "2"
 BUSY_SECONDS = 20.0
 
 _TABLES = """
