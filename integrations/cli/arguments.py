@@ -28,6 +28,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse `argv`. `--help` prints and leaves with code 0, as argparse does."""
+        if {"-h", "--help"} & set(argv):  # before intermixed parsing, which hides the defaults that help shows
+            self.print_help()
+            self.exit()
         found, unknown = self.parse_known_intermixed_args(argv)
         if unknown:
             wrong = unknown[0].partition("=")[0]

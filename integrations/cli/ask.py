@@ -34,7 +34,7 @@ def run(argv: list[str]) -> int:
     found = parser.parse(argv)
     with contextlib.ExitStack() as opened:
         library = opened.enter_context(open_library(found))
-        model = None if found.mode == "extract" else _model(found, opened)
+        model = None if found.mode == "extract" else model_of(found, opened)
         events = stream_answer(
             library,
             model,
@@ -55,9 +55,10 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _model(found: argparse.Namespace, opened: contextlib.ExitStack) -> Model | None:
+def model_of(found: argparse.Namespace, opened: contextlib.ExitStack) -> Model | None:
+    """The model that the options name, closed with `opened`; None where they want none."""
     if found.model == NO_MODEL:
-        if found.mode not in ("auto", "extract"):
+        if getattr(found, "mode", "auto") not in ("auto", "extract"):
             raise BadInput(f"Answering by {found.mode} needs a model.", "Leave --model out, or choose --mode extract.")
         return None
     options = {"context": found.context} if found.context else {}

@@ -18,7 +18,6 @@ from .output import as_json, say
 from .places import library_folder, model_name
 
 QUESTIONS = ("How large is the 7B model at Q4_K?", "自适应NTK把上下文扩展到多长？")
-SETTINGS = {"temperature": 0, "max_tokens": 100}
 PASSAGES = 3
 """Few, because the demo's model is small and gets confused by many."""
 
@@ -62,7 +61,7 @@ def _chain(library: Path, model: str, context: int | None) -> Any:
         from ..langchain import ChatHanpaca, HanpacaRetriever, question_answering
     except ModuleNotFoundError as error:
         raise BadInput(f"The demo needs {error.name}.", 'Run: pip install "hanpaca[demo]"') from error
-    chat = ChatHanpaca(model=model, context=context, **SETTINGS)
+    chat = ChatHanpaca(model=model, context=context, temperature=0, max_tokens=100)
     return question_answering(HanpacaRetriever(library=library, k=PASSAGES), chat)
 
 

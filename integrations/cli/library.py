@@ -1,4 +1,4 @@
-"""Commands that fill, show and tend a library: `ingest`, `sources`, `delete`, `search`, `reindex`."""
+"""Commands that fill and show a library: `ingest`, `sources`, `delete`, `search`."""
 
 from __future__ import annotations
 
@@ -139,25 +139,6 @@ def search(argv: list[str]) -> int:
         say(quoted(hit.text))
     if not hits:
         say("Nothing fits.")
-    return 0
-
-
-def reindex(argv: list[str]) -> int:
-    """Compute the vectors of a library anew."""
-    parser = Parser("reindex", "Compute a library's vectors anew, with another embedding model if wanted.")
-    add_library(parser)
-    parser.add_argument("--embedder", metavar="NAME", help="default: the one the library was made with")
-    add_json(parser)
-    found = parser.parse(argv)
-    with open_library(found) as library:
-        if found.embedder is not None:
-            library.use_embedder(found.embedder)
-        with progress("Embedding") as show:
-            count = library.rebuild_vectors(lambda step: show(step.done, step.total, ""))
-    if found.json:
-        as_json({"library": str(library.folder), "embedded": count})
-    else:
-        say(f"{count} passages are embedded anew.")
     return 0
 
 

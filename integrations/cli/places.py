@@ -16,14 +16,9 @@ def library_folder(chosen: str) -> Path:
     data folder."""
     if os.sep in chosen or chosen.startswith((".", "~")):
         return Path(chosen).expanduser()
-    return libraries_folder() / chosen
+    from ...rag.names import library_folder as named
 
-
-def libraries_folder() -> Path:
-    """The folder that holds the libraries that have only a name."""
-    import platformdirs
-
-    return Path(platformdirs.user_data_dir("hanpaca")) / "libraries"
+    return named(chosen)
 
 
 def model_name(chosen: str | None) -> str:

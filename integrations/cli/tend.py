@@ -1,0 +1,94 @@
+"""Commands that tend a library: `reindex`, `backup`, `restore`; and `summarize` for one of its documents."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+
+from ...core.errors import BadInput
+from .answers import show_citations, show_notes
+from .arguments import Parser, add_json, add_library, add_model, add_sampling, sampling_of
+from .ask import NO_MODEL, model_of
+from .library import open_library
+from .output import as_json, progress, say, size
+from .places import library_folder
+
+
+def reindex(argv: list[str]) -> int:
+    """Compute the vectors of a library anew."""
+    parser = Parser("reindex", "Compute a library's vectors anew, with another embedding model if wanted.")
+    add_library(parser)
+    parser.add_argument("--embedder", metavar="NAME", help="default: the one the library was made with")
+    add_json(parser)
+    found = parser.parse(argv)
+    with open_library(found) as library, progress("Embedding") as show:
+        count = library.rebuild_vectors(lambda step: show(step.done, step.total, ""), embedder=found.embedder)
+    if found.json:
+        as_json({"library": str(library.folder), "embedded": count})
+    else:
+        say(f"{count} passages are embedded anew.")
+    return 0
+
+
+def backup(argv: list[str]) -> int:
+    """Write a library to one file."""
+    from ...rag.backup import backup as write_backup
+
+    parser = Parser("backup", "Write a library to one file. It may be in use meanwhile.")
+    parser.add_argument("target", type=Path, metavar="FILE")
+    add_library(parser)
+    add_json(parser)
+    found = parser.parse(argv)
+    with open_library(found) as library:
+        target = write_backup(library, found.target)
+    if found.json:
+        as_json({"file": str(target), "bytes": target.stat().st_size})
+    else:
+        say(f"The library is in {target} ({size(target.stat().st_size)}).")
+    return 0
+
+
+def restore(argv: list[str]) -> int:
+    """Make a library from a backup."""
+    from ...rag.backup import restore as read_backup
+
+    parser = Parser("restore", "Make a library from a backup. An existing library is never overwritten.")
+    parser.add_argument("source", type=Path, metavar="FILE")
+    add_library(parser)
+    add_json(parser)
+    found = parser.parse(argv)
+    folder = library_folder(found.library)
+    read_backup(found.source, folder)
+    if found.json:
+        as_json({"library": str(folder)})
+    else:
+        say(f"The library is restored to {folder}.")
+    return 0
+
+
+def summarize(argv: list[str]) -> int:
+    """Summarize one document of a library."""
+    from ...rag.summary import summarize as summary_of
+
+    parser = Parser("summarize", "Summarize one document of a library.")
+    parser.add_argument("file", help="as `hanpaca sources` shows it")
+    add_library(parser)
+    add_model(parser, extra=f"; `{NO_MODEL}` quotes its most telling sentences")
+    parser.add_argument("--language", choices=["zh", "en"], help="default: the document's own")
+    add_sampling(parser)
+    add_json(parser)
+    found = parser.parse(argv)
+    if found.language is not None and found.model == NO_MODEL:
+        raise BadInput("Quotations cannot be in another language.", "Leave --language out, or name a model.")
+    with contextlib.ExitStack() as opened:
+        library = opened.enter_context(open_library(found))
+        model = model_of(found, opened)
+        summary = summary_of(library, model, found.file, language=found.language, sampling=sampling_of(found))
+    if found.json:
+        as_json(dataclasses.asdict(summary))
+        return 0
+    say(summary.text)
+    show_notes(summary.notes)
+    show_citations(map(dataclasses.asdict, summary.citations))
+    return 0
