@@ -27,7 +27,8 @@ def read(data: bytes, name: str, encoding: str | None) -> Document:
         except EngineUnavailable:
             raise
         except HanpacaError as error:
-            skipped.append(f"{member}: {error.problem.removeprefix(f'{PurePosixPath(member).name}: ')}")
+            short = error.problem.removeprefix(PurePosixPath(member).name).lstrip(": ")
+            skipped.append(f"{member}: {short}")
     if not builder.length:
         why = skipped[0] if skipped else "it is empty"
         raise UnreadableDocument(f"The archive holds no file that can be read ({why}).", "Add files with text to it.")

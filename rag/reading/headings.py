@@ -32,9 +32,9 @@ def from_outline(text: str, page_starts: Sequence[int], outline: Iterable[tuple[
     reached = 0
     for page, depth, raw in outline:
         title = " ".join(raw.split())
-        if not title or not 0 <= page < len(page_starts):
+        begin = max(page_starts[page], reached) if 0 <= page < len(ends) else -1
+        if not title or not 0 <= begin <= ends[page]:  # no such page, or one before the title above
             continue
-        begin = max(page_starts[page], reached)
         start, label = _line_with(text, title, begin, ends[page]) or (begin, title)
         if start >= reached:
             reached = start

@@ -100,7 +100,7 @@ class _Pages:
         """A page's own text; where that is garbled, or next to nothing beside a picture, what OCR makes of it."""
         textpage = page.get_textpage()
         text: str = textpage.get_text_range(errors="replace")
-        garbled = _has_no_table(textpage) or _is_garbled(text)
+        garbled = _is_garbled(text) or (_is_guessed(textpage) and not _makes_sense(text))
         lines = [] if garbled else _lines(text)
         if not garbled and (len(text) >= ocr.LITTLE or not _has_picture(page)):
             return lines
@@ -138,14 +138,27 @@ def _lines(text: str) -> list[str]:
     return [clean(line).rstrip() for line in re.split(r"\r\n|\n|\r", text)]
 
 
-def _has_no_table(textpage: Any) -> bool:
-    """Whether PDFium had to guess most characters, since the fonts carry no table to Unicode. Looks at a hundred."""
+def _is_guessed(textpage: Any) -> bool:
+    """Whether PDFium guessed most characters, since the fonts carry no table to Unicode. Looks at a hundred of them.
+
+    A guess may be right: old TeX fonts name their glyphs as the alphabet does.
+    """
     from pypdfium2 import raw
 
     count = textpage.count_chars()
     looked = range(0, count, max(count // 100, 1))
     guessed: int = sum(raw.FPDFText_HasUnicodeMapError(textpage, index) == 1 for index in looked)
     return guessed * 2 > len(looked)
+
+
+def _makes_sense(text: str) -> bool:
+    """Whether guessed text reads like English or Chinese: vowels among small letters, common characters."""
+    letters = [char for char in text if char.isalpha()]
+    latin = [char for char in letters if char.isascii()]
+    if len(latin) * 2 > len(letters):
+        vowels = sum(char in "aeiouAEIOU" for char in latin)
+        return 0.2 < vowels / len(latin) < 0.6 and sum(map(str.islower, latin)) * 2 > len(latin)
+    return common_share("".join(letters)) > 0.3
 
 
 def _is_garbled(text: str) -> bool:

@@ -42,7 +42,9 @@ def pdf(pages: list[str], *, encrypted: bool = False, font: str = "latin", title
     out += b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1)
     out += b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
     extra = f"/Encrypt {_ENCRYPTED} /ID [<{'33' * 16}> <{'33' * 16}>]" if encrypted else ""
-    out += f"trailer\n<< /Size {len(objects) + 1} /Root 1 0 R /Info 5 0 R {extra} >>\nstartxref\n{start}\n%%EOF\n".encode()
+    out += (
+        f"trailer\n<< /Size {len(objects) + 1} /Root 1 0 R /Info 5 0 R {extra} >>\nstartxref\n{start}\n%%EOF\n".encode()
+    )
     return bytes(out)
 
 
