@@ -89,7 +89,7 @@ def list_folder(repository: str, folder: Path) -> Listing:
     found = next((folder / name for name in names if (folder / name).is_dir()), None)
     if found is None:
         raise BadInput(f"There is no folder {folder}.", "--from takes a folder, or: hub, modelscope.")
-    sums = _checksums(found)
+    sums = checksums(found)
     files = [
         RemoteFile(path.name, path.resolve().as_uri(), path.stat().st_size, sums.get(path.name))
         for path in sorted(found.iterdir())
@@ -164,7 +164,8 @@ def _safe(name: str) -> str:
     return name
 
 
-def _checksums(folder: Path) -> dict[str, str]:
+def checksums(folder: Path) -> dict[str, str]:
+    """File name → SHA-256, from the `SHA256SUMS` and `NAME.sha256` files in `folder`."""
     sums = {}
     for path in (*folder.glob("SHA256SUMS*"), *folder.glob("*.sha256")):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
