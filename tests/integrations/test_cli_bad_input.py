@@ -1,0 +1,162 @@
+"""Bad input at the command line: one clear message, exit code 2, no traceback, and nothing lost."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from hanpaca.integrations.cli import main
+from hanpaca.rag import Library
+
+TEXT = "Llamas live in the Andes. They carry loads of thirty kilograms.\n"
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command in an empty folder whose `--library lib` is a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HANPACA_LIBRARIES", str(tmp_path / "libraries"))
+    monkeypatch.setenv("HANPACA_CACHE", str(tmp_path / "models"))
+    monkeypatch.delenv("HANPACA_MODEL", raising=False)
+
+    def call(*words: str | Path) -> Ran:
+        code = main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """A library with one document."""
+    folder = tmp_path / "lib"
+    with Library.open(folder) as library:
+        library.add_text(TEXT, "llamas.txt")
+    return folder
+
+
+def refused(ran: Ran, *parts: str) -> None:
+    """Exit code 2, and a message that says these things and is no traceback."""
+    assert ran.code == 2, ran
+    assert "Traceback" not in ran.err + ran.out
+    for part in parts:
+        assert part in ran.err
+
+
+def test_a_missing_file(run: Run, library: Path) -> None:
+    refused(run("ingest", "nowhere.txt", "--library", library), "nowhere.txt")
+    assert "llamas.txt" in run("sources", "--library", library).out
+
+
+def test_a_folder_with_nothing_readable(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    refused(run("ingest", "pictures", "--library", "./new"), "pictures")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("empty.txt", b""),
+        ("binary.txt", bytes(range(256)) * 64),
+        ("broken.pdf", b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog"),
+        ("not-really.pdf", b"This is no PDF at all."),
+    ],
+)
+def test_a_file_without_text(run: Run, library: Path, tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    refused(run("ingest", name, "--library", library), name)
+    assert "llamas.txt" in run("sources", "--library", library).out
+
+
+def test_a_pdf_without_text(run: Run, library: Path, data: Path) -> None:
+    refused(run("ingest", data / "docs/pdf/debian-faq.zh-cn.pdf", "--library", library), "debian-faq.zh-cn.pdf")
+
+
+def test_an_unreadable_file_among_readable_ones_is_reported_and_the_rest_is_read(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    (folder / "good.txt").write_text(TEXT, encoding="utf-8")
+    (folder / "empty.txt").write_bytes(b"")
+    ran = run("ingest", "documents", "--library", "./new")
+    assert ran.code == 0
+    assert "1 added" in ran.out
+    assert "empty.txt" in ran.err
+
+
+def test_a_model_file_that_is_no_gguf(run: Run, library: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"this is no model" * 100)
+    refused(run("ask", "What do llamas carry?", "--library", library, "--model", "model.gguf"), "model.gguf")
+
+
+def test_a_truncated_gguf(run: Run, library: Path, tmp_path: Path, smollm2: Path) -> None:
+    (tmp_path / "short.gguf").write_bytes(smollm2.read_bytes()[:40_000_000])
+    refused(run("ask", "What do llamas carry?", "--library", library, "--model", "short.gguf"), "short.gguf")
+
+
+def test_a_missing_model_file(run: Run, library: Path) -> None:
+    refused(run("ask", "What do llamas carry?", "--library", library, "--model", "./none.gguf"), "none.gguf")
+
+
+def test_a_question_on_no_library(run: Run) -> None:
+    refused(run("ask", "Who?", "--model", "none"), "hanpaca ingest")
+
+
+def test_a_question_on_an_empty_library(run: Run, tmp_path: Path) -> None:
+    Library.open(tmp_path / "empty").close()
+    refused(run("ask", "Who?", "--model", "none", "--library", "./empty"), "hanpaca ingest")
+
+
+def test_a_library_made_with_another_embedder(run: Run, library: Path, tmp_path: Path) -> None:
+    with Library.open(library) as opened, opened.store.write():
+        opened.store.set_meta("embedder", "another-model 1")
+    (tmp_path / "more.txt").write_text(TEXT, encoding="utf-8")
+    refused(run("ask", "What do llamas carry?", "--model", "none", "--library", library), "another-model", "reindex")
+    refused(run("ingest", "more.txt", "--library", library), "another-model", "reindex")
+    assert "llamas.txt" in run("sources", "--library", library).out
+
+
+def test_an_unknown_model_lists_near_names(run: Run, library: Path) -> None:
+    ran = run("ask", "Who?", "--library", library, "--model", "chinese-alpaca2-7b")
+    refused(ran, "chinese-alpaca-2-7b", "chinese-alpaca-2-13b")
+
+
+def test_a_model_that_was_not_pulled_says_how(run: Run, library: Path) -> None:
+    refused(run("ask", "Who?", "--library", library, "--model", "chinese-alpaca-2-7b"), "hanpaca pull")
+
+
+def test_an_empty_question(run: Run, library: Path) -> None:
+    refused(run("ask", " ", "--library", library, "--model", "none"))
+
+
+def test_a_wrong_option_names_the_near_and_the_valid_ones(run: Run) -> None:
+    refused(run("models", "--jsn"), "--json", "--kind")
+
+
+def test_an_option_is_not_abbreviated(run: Run) -> None:
+    refused(run("models", "--js"), "--json")
+
+
+def test_an_unknown_command_suggests_a_near_one(run: Run) -> None:
+    refused(run("ingset"), "ingest")
+
+
+def test_deleting_a_file_that_is_not_there_deletes_nothing(run: Run, library: Path) -> None:
+    refused(run("delete", "llamas.txt", "alpacas.txt", "--library", library), "alpacas.txt")
+    assert "llamas.txt" in run("sources", "--library", library).out
+
+
+@pytest.mark.parametrize("words", [("--temperature", "-1"), ("--max-tokens", "0")])
+def test_a_setting_out_of_range(run: Run, library: Path, words: tuple[str, str]) -> None:
+    refused(run("ask", "What do llamas carry?", "--library", library, *words), words[0].strip("-").replace("-", "_"))
