@@ -42,7 +42,8 @@ class Scheduler:
     def __init__(
         self, decoder: Decoder, *, running: int = 64, chunk_beside: int = 64, idle: int = 512, shelf: int = 0
     ) -> None:
-        """`idle`: cells of cached sequences that stay while others run. `shelf`: bytes of host memory for more."""
+        """`shelf`: bytes of host memory for cached sequences; with any, at most `idle` of their cells stay in the
+        context while others run."""
         self._decoder = decoder
         self._most_running = min(running, decoder.sequences, decoder.outputs)
         self._chunk_beside = min(chunk_beside, decoder.batch)
@@ -222,7 +223,7 @@ class Scheduler:
 
     def _tidy(self) -> None:
         """Shelve cached sequences, least recently used first, until few cells are idle."""
-        while self._cached and self._cells.used - self._cells.pinned > self._idle:
+        while self._shelf.budget and self._cached and self._cells.used - self._cells.pinned > self._idle:
             self._put_away(min(self._cached, key=lambda cached: cached.used))
 
     def _make_room(self, need: int) -> None:
@@ -237,7 +238,9 @@ class Scheduler:
         entry, shelved = self._shelf.best(slot.tokens, len(slot.tokens))
         if entry is not None and shelved > enough:
             self._shelf.touch(entry)
-        elif held <= enough and (size := self._decoder.saved_size(slot.id)) <= self._shelf.budget:
+        elif (
+            self._shelf.budget and held <= enough and (size := self._decoder.saved_size(slot.id)) <= self._shelf.budget
+        ):
             self._shelf.put(slot.tokens, self._decoder.save(slot.id), size)
         self._evict(slot)
 

@@ -57,6 +57,9 @@ class LlamaCppOptions:
     """GGUF LoRA adapters with their scales."""
     running: int = 64
     """Most requests that run at the same time."""
+    prefix_memory: int | None = None
+    """Bytes of memory that keep finished conversations and documents for reuse, beside the cells; 0 for none. None: a
+    tenth of the free memory, at most 2 GiB."""
     queue: int = 1024
     """Most requests that wait; more are refused with `Busy`."""
 
@@ -65,7 +68,14 @@ class LlamaCppOptions:
             raise BadInput(f"kv_type {self.kv_type!r} is not known.", f"Valid: {', '.join(KV_TYPES)}.")
         if self.kv_type.startswith("q") and not self.flash_attention:
             raise BadInput(f"A {self.kv_type} cache needs flash attention.", "Leave flash_attention on.")
-        for name, low in (("context", 1), ("cells", 1), ("threads", 1), ("running", 1), ("queue", 1)):
+        for name, low in (
+            ("context", 1),
+            ("cells", 1),
+            ("threads", 1),
+            ("running", 1),
+            ("queue", 1),
+            ("prefix_memory", 0),
+        ):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
                 raise BadInput(f"{name} must be a whole number of at least {low}, not {value!r}.")
@@ -198,9 +208,8 @@ class LlamaCppEngine:
 
     def _context_key(self, chosen: RopePlan) -> ContextKey:
         o = self._options
-        return ContextKey(
-            chosen, o.loras, o.kv_type, o.flash_attention, o.cells, o.threads or physical_cores(), o.running
-        )
+        threads = o.threads or physical_cores()
+        return ContextKey(chosen, o.loras, o.kv_type, o.flash_attention, o.cells, threads, o.running, o.prefix_memory)
 
     def _enqueue(self, key: ContextKey, job: Job) -> None:
         if self._shared.waiting >= self._options.queue:

@@ -265,6 +265,21 @@ def test_schemas_that_cannot_be_enforced_are_refused(smol, schema):
         generate(smol, ask(smol), sampling=GREEDY.replace(json_schema=schema))
 
 
+def test_a_conversation_that_was_put_away_goes_on_the_same(tiny_file):
+    """Keys and values come back from host memory exactly, while other requests run."""
+    prompt, answers = random_prompts(1, 600, seed=8)[0], []
+    for interrupted in (False, True):
+        engine = open_engine(tiny_file, kv_type="f32", flash_attention=False, threads=1)
+        generate(engine, prompt)
+        if interrupted:
+            generate(engine, *random_prompts(3, 200, seed=9))
+        (answer,) = generate(engine, [*prompt, 5, 6, 7])
+        assert answer.usage.cached_tokens >= len(prompt) - 1
+        answers.append(answer.text)
+        engine.close()
+    assert answers[0] == answers[1]
+
+
 # -- limits and ends ------------------------------------------------------------------------------------------------
 
 
@@ -499,7 +514,7 @@ class Load:
 
 
 def test_two_thousand_mixed_requests(tiny_file):
-    engine = open_engine(tiny_file, threads=1, running=24)
+    engine = open_engine(tiny_file, threads=1, running=24, prefix_memory=4 << 20)
     load, process = Load(engine, seed=1), psutil.Process()
     load.threads(16, 13)
     before = process.memory_info().rss
