@@ -53,5 +53,5 @@ $(BIN)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
 
 $(BIN)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing everything the tests need (the first time llama.cpp is compiled: about five minutes on two cores)"
-	$(INSTALL) -e '.[demo,llama-index,server,train,dev]'
+	$(INSTALL) -e '.[demo,ocr,sentence-transformers,train,bitsandbytes,llama-index,server,dev]'
 	@touch $@ $(BIN)/.installed-demo
