@@ -98,9 +98,9 @@ class Store:
     def _connect(self) -> sqlite3.Connection:
         writable = os.access(self.path if self.path.exists() else self.path.parent, os.W_OK)
         writable = writable and os.access(self.path.parent, os.W_OK)
-        self.writable = self.writable and writable
         # Where SQLite cannot make the files by which readers and writers agree, nobody else writes either.
-        for query in ("mode=rwc",) if writable else ("mode=ro", "mode=ro&immutable=1"):
+        ways = ("mode=ro", "mode=ro&immutable=1")
+        for query in ("mode=rwc", *ways) if writable else ways:
             uri = f"{self.path.absolute().as_uri()}?{query}"
             connection = sqlite3.connect(
                 uri,
@@ -113,11 +113,12 @@ class Store:
             try:
                 for setting in ("foreign_keys = ON", "synchronous = FULL", "secure_delete = ON", "cache_size = -65536"):
                     connection.execute(f"PRAGMA {setting}")
-                connection.execute("SELECT count(*) FROM sqlite_master")
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                self.writable = self.writable and query == "mode=rwc"
                 return connection
             except sqlite3.OperationalError:
                 connection.close()
-                if writable or "immutable" in query:
+                if query == ways[-1]:
                     raise
         raise AssertionError("one of the ways returns or raises")
 
@@ -195,9 +196,9 @@ def explain(error: Exception, path: Path) -> HanpacaError:
     """What went wrong with the library's disk, as an error that says what to do."""
     text = str(error)
     folder = path.parent
-    if "full" in text or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+    if "full" in text or "I/O" in text or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return HanpacaError(
-            f"The disk is full; the library in {folder} kept everything up to the last finished file.",
+            f"The disk is full or failing ({text}); the library in {folder} kept every file that was finished.",
             "Free some space and run the same command again: it goes on from there.",
         )
     if "locked" in text or "busy" in text:

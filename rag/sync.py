@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from . import indexing
 from .embedding import Embedder
 from .indexing import FileRecord
 from .paths import absolute, is_below
-from .readers import is_readable, read
+from .readers import Document, is_readable, read
 from .store import Store
 
 RACY_SECONDS = 2
@@ -132,50 +132,55 @@ def _one(
     embedder: Embedder,
     report: SyncReport,
 ) -> None:
+    if known is not None and _same(known, stat):
+        report.unchanged.append(path)
+        return
+    if (old := _remembered_failure(store, path, stat)) is not None:
+        report.failed.append((path, old))
+        return
     try:
-        if known is not None and _same(known, stat):
-            report.unchanged.append(path)
-        elif (old := _remembered_failure(store, path, stat)) is not None:
-            report.failed.append((path, old))
-        else:
-            _take(store, path, known, gone, embedder, report)
+        path.encode()
+        record = _record(path)
+        same = _moved_from(known, record, gone)
+        if same is None and (known is None or known.digest != record.digest):
+            record, document = _read_still(record)
+    except EngineUnavailable:
+        raise
     except (HanpacaError, OSError, UnicodeEncodeError) as error:
-        if isinstance(error, EngineUnavailable) or not isinstance(error, OSError | BadInput | UnicodeEncodeError):
-            raise
         message = _message(error)
         report.failed.append((path.encode("utf-8", "backslashreplace").decode(), message))
         if not isinstance(error, _Changing | OSError | UnicodeEncodeError):
             _remember_failure(store, path, stat, message)
-
-
-def _take(
-    store: Store, path: str, known: _Known | None, gone: dict[str, _Known], embedder: Embedder, report: SyncReport
-) -> None:
-    """A file that is new or seems to have changed."""
-    path.encode()
-    record = _record(path)
+        return
     if known is not None and known.digest == record.digest:
         _touch(store, record)
         report.unchanged.append(path)
-        return
-    if known is None:
-        same = next((row for row in gone.values() if row.digest == record.digest), None)
-        if same is not None:
-            indexing.rename(store, same.path, record)
-            del gone[same.path]
-            report.renamed.append((same.path, path))
-            return
-    for _ in range(_TRIES):
-        document = read(Path(path))
-        again = _record(path)
-        if again.digest == record.digest:
-            break
-        record = again
+    elif same is not None:
+        indexing.rename(store, same.path, record)
+        del gone[same.path]
+        report.renamed.append((same.path, path))
     else:
-        raise _Changing(f"{path} changes while it is read.", "Run the command again when it is finished.")
-    report.passages += indexing.put(store, record, document, embedder)
-    (report.added if known is None else report.changed).append(path)
-    report.warnings += [(path, warning) for warning in document.warnings]
+        report.passages += indexing.put(store, record, document, embedder)
+        (report.added if known is None else report.changed).append(path)
+        report.warnings += [(path, warning) for warning in document.warnings]
+
+
+def _moved_from(known: _Known | None, record: FileRecord, gone: Mapping[str, _Known]) -> _Known | None:
+    """The file that is not where it was any more and had this content."""
+    if known is not None:
+        return None
+    return next((row for row in gone.values() if row.digest == record.digest), None)
+
+
+def _read_still(record: FileRecord) -> tuple[FileRecord, Document]:
+    """A file as it was at one moment: read again if it changed meanwhile."""
+    for _ in range(_TRIES):
+        document = read(Path(record.path))
+        again = _record(record.path)
+        if again.digest == record.digest:
+            return record, document
+        record = again
+    raise _Changing(f"{record.path} changes while it is read.", "Run the command again when it is finished.")
 
 
 class _Changing(BadInput):
