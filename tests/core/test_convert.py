@@ -204,6 +204,9 @@ def test_an_added_token_and_a_template_are_taken_over(tmp_path: Path, data: Path
         assert not {32_000, 32_001} & set(model_.tokenize("<pad><|im_end|>"))
 
 
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
+
+
 def byte_level_folder(folder: Path, smollm2: Path) -> Path:
     """A checkpoint with SmolLM2's tokenizer as a `tokenizer.json`, rebuilt from its GGUF file."""
     from gguf import GGUFReader
@@ -213,7 +216,9 @@ def byte_level_folder(folder: Path, smollm2: Path) -> Path:
     types = fields["tokenizer.ggml.token_type"].contents()
     table = {
         "added_tokens": [
-            {"id": i, "content": token, "special": True} for i, token in enumerate(tokens) if types[i] == 3
+            {"id": i, "content": token, "special": True} | dict.fromkeys(FLAGS, False)
+            for i, token in enumerate(tokens)
+            if types[i] == 3
         ],
         "pre_tokenizer": {
             "type": "Sequence",

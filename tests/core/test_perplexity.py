@@ -9,7 +9,7 @@ from gguf_files import Shape, write_gguf
 from native_logits import native
 
 from hanpaca.core.errors import BadInput
-from hanpaca.core.evaluation.long_context import curve, tail_perplexity
+from hanpaca.core.evaluation.long_context import Alpha, Point, curve, tail_perplexity
 from hanpaca.core.evaluation.perplexity import _windows, exp_mean, perplexity
 from hanpaca.core.model import Model, load
 
@@ -59,14 +59,16 @@ def test_refusals(model: Model) -> None:
     with pytest.raises(BadInput, match="less than the window of 16, not 16"):
         perplexity(model, TEXT, window=16, stride=16)
     with pytest.raises(BadInput, match="tokens; 9,999 are needed"):
-        curve(model.source.path or Path(), TEXT, [9999])
+        curve(model.source.path or Path(), TEXT, [(9999, "auto")])
 
 
 def test_the_curve_scores_the_same_tokens(model: Model) -> None:
     assert model.source.path is not None
     tokens = model.engine.tokenize(TEXT * 4)[:600]
-    points = curve(model.source.path, TEXT * 4, [400, 600], tail=50, alphas=("auto", 1.0))
-    assert [(p.length, p.alpha) for p in points] == [(256, 1.0), (400, "auto"), (400, 1.0), (600, "auto"), (600, 1.0)]
+    seen: list[Point] = []
+    wanted: list[tuple[int, Alpha]] = [(400, "auto"), (400, 1.0), (600, "auto"), (600, 1.0)]
+    points = curve(model.source.path, TEXT * 4, wanted, tail=50, on_point=seen.append)
+    assert [(p.length, p.alpha) for p in points] == [(256, 1.0), *wanted] and seen == points
     with load(model.source.path) as plain:
         assert points[0].perplexity == pytest.approx(tail_perplexity(plain, tokens, 256, 50), rel=1e-3)
     with load(model.source.path, context=600) as long:

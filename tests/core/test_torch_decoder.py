@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,17 @@ from hanpaca.core.weights.convert import convert
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-NATIVE = 256
+NATIVE = 128
 VOCABULARY = 500
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small only lose by more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +45,7 @@ def loaded(folder: Path) -> Loaded:
 
 @pytest.fixture(scope="module")
 def text() -> list[int]:
-    return np.random.default_rng(3).integers(3, VOCABULARY, 700).tolist()
+    return np.random.default_rng(3).integers(3, VOCABULARY, 350).tolist()
 
 
 def feed(decoder: TorchDecoder, tokens: list[int], *, sequence: int = 0, start: int = 0) -> np.ndarray:
@@ -65,15 +74,15 @@ def test_equals_transformers(loaded: Loaded, folder: Path, text: list[int], mask
 @pytest.mark.parametrize("masked", [True, False], ids=["mask", "gather"])
 def test_token_by_token_equals_one_prefill_beyond_the_window(loaded: Loaded, text: list[int], masked: bool) -> None:
     """The plan is settled before the first token, so cached keys stay valid. Dynamic scaling fails this."""
-    shell = loaded.shell(plan(loaded.rope, 768))
+    shell = loaded.shell(plan(loaded.rope, 384))
     decoder = TorchDecoder(shell, cells=1024, sequences=1, masked=masked)
     single = np.concatenate([feed(decoder, [token], start=at) for at, token in enumerate(text)])
-    together = whole(loaded, 768, text, masked)
+    together = whole(loaded, 384, text, masked)
     assert distance(single, together) <= 1e-5
     assert (single.argmax(1) == together.argmax(1)).all()
 
 
-@pytest.mark.parametrize("context", [NATIVE, 768, 1100])
+@pytest.mark.parametrize("context", [NATIVE, 384, 600])
 def test_equals_llama_cpp_with_the_same_plan(
     loaded: Loaded, tmp_path: Path, data: Path, text: list[int], context: int
 ) -> None:
@@ -90,11 +99,11 @@ def test_equals_llama_cpp_with_the_same_plan(
 
 
 def test_shells_share_weights_and_differ_in_frequencies(loaded: Loaded) -> None:
-    short, long = (loaded.shell(plan(loaded.rope, context)) for context in (NATIVE, 768))
+    short, long = (loaded.shell(plan(loaded.rope, context)) for context in (NATIVE, 384))
     assert short is loaded.shell(plan(loaded.rope, NATIVE))
     pairs = list(zip(short.parameters(), long.parameters(), strict=True))
     assert all(a is b for a, b in pairs)
-    chosen = plan(loaded.rope, 768)
+    chosen = plan(loaded.rope, 384)
     np.testing.assert_allclose(long.model.rotary_emb.inv_freq.numpy(), chosen.inv_freq(), rtol=1e-6)
     np.testing.assert_allclose(
         loaded.model.model.rotary_emb.inv_freq.numpy(), plan(loaded.rope, NATIVE).inv_freq(), rtol=1e-6
@@ -102,15 +111,14 @@ def test_shells_share_weights_and_differ_in_frequencies(loaded: Loaded) -> None:
 
 
 @pytest.mark.parametrize("masked", [True, False], ids=["mask", "gather"])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_any_mixture_of_sequences_equals_each_alone(loaded: Loaded, seed: int, masked: bool) -> None:
     """Random passes over four sequences that are extended, copied and trimmed."""
     rng = np.random.default_rng(seed)
     shell = loaded.shell(plan(loaded.rope, NATIVE))
     decoder = TorchDecoder(shell, cells=400, sequences=4, masked=masked)
     known: dict[int, list[int]] = {}
-    reference: Callable[[list[int]], np.ndarray] = lambda tokens: whole(loaded, NATIVE, tokens)[-1]
-    for _ in range(12):
+    for _ in range(8):
         action = rng.integers(4)
         if action == 0 and known:
             sequence = int(rng.choice(list(known)))
@@ -138,7 +146,7 @@ def test_any_mixture_of_sequences_equals_each_alone(loaded: Loaded, seed: int, m
         decoder.decode(tokens, positions, ids, outputs)
         for sequence in chosen:
             row = max(row for row, id in enumerate(ids) if id == sequence)
-            assert distance(decoder.logits(row), reference(known[sequence])) <= 1e-5
+            assert distance(decoder.logits(row), whole(loaded, NATIVE, known[sequence])[-1]) <= 1e-5
 
 
 def test_logits_exist_where_they_were_asked_for(loaded: Loaded) -> None:
@@ -179,7 +187,7 @@ def test_choice(hardware: Hardware, dtype: str, expected: tuple[str, str]) -> No
 
 def test_a_missing_device_is_refused_with_the_ones_there() -> None:
     assert detect("auto").device in ("cuda", "mps", "cpu")
-    with pytest.raises(BadInput, match="auto, .*cpu"):
+    with pytest.raises(BadInput, match=r"auto, .*cpu"):
         detect("tpu")
     if not torch.cuda.is_available():
         with pytest.raises(BadInput, match="no device 'cuda:3'"):
