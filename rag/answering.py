@@ -242,7 +242,8 @@ class _Asking:
 
     def _extract(self, hits: Sequence[Hit], weights: Mapping[str, float]) -> Iterator[Event]:
         """The best sentences, word for word, a line each."""
-        quoted = extract.quotes(self.question, hits[: self.k], weights)
+        nearness = self.library.nearness(self.question)
+        quoted = extract.quotes(self.question, hits[: self.k], weights, nearness=nearness)
         lines = [f"{' '.join(quote.text.split())} [{number}]" for number, quote in enumerate(quoted, 1)]
         for number, line in enumerate(lines):
             yield AnswerDelta(line if number == 0 else f"\n{line}")

@@ -1,23 +1,37 @@
 """The sentences of passages that answer a question best, word for word. Needs no language model.
 
-A sentence counts by the question's terms in it, each by its rarity, by how well its passage was found, and by whether
-it has what the question asks for: a number, a date.
+A sentence counts by the question's terms and characters in it, each by how rare it is in the library and among these
+sentences; by how far its passage is behind the best one; by whether it has what the question asks for, such as a
+number; and the best few by their vectors. What the rest of its passage says about the question counts for it in part:
+a text names its subject once.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .retrieval import Hit
 from .sentences import sentences
-from .terms import fold, terms
+from .terms import fold, is_han, terms
 
 QUOTES = 3
 """How many sentences answer a question."""
 LONGEST = 400
 """Characters of a sentence that can be quoted whole."""
+PASSAGES = 5
+"""Sentences of so many passages are compared."""
+AROUND = 0.3
+"""What a term counts that only the rest of the passage has."""
+LOCAL_WEIGHT, CHARACTER_WEIGHT, ASKED_WEIGHT = 0.3, 0.4, 0.1
+BEHIND_WEIGHT = 0.12
+"""For each standard deviation by which the passage is behind the best one."""
+NEAR_WEIGHT, NEAR = 0.04, 6
+"""What a standard deviation of the sentence's own cosine counts, among so many sentences."""
+POOR = 0.4
+"""A third sentence is quoted only if it has this share of the best one's score."""
 
 
 @dataclass(frozen=True)
@@ -35,33 +49,81 @@ class Quote:
         return self.hit.text[self.start - self.hit.start : self.end - self.hit.start]
 
 
-def quotes(question: str, hits: Sequence[Hit], weights: Mapping[str, float], count: int = QUOTES) -> list[Quote]:
-    """The `count` best sentences, best first. `weights` says what each of the question's terms is worth."""
-    wanted = dict.fromkeys(terms(question))
-    worth = {term: weights.get(term, max(weights.values(), default=1.0)) for term in wanted}
-    total = sum(worth.values()) or 1.0
+def quotes(
+    question: str,
+    hits: Sequence[Hit],
+    weights: Mapping[str, float],
+    count: int = QUOTES,
+    nearness: Callable[[Sequence[str]], Sequence[float]] | None = None,
+) -> list[Quote]:
+    """The `count` best sentences, best first.
+
+    `weights` says what each of the question's terms is worth in the library; `nearness` gives texts' cosines to the
+    question, in standard deviations of the library's.
+    """
+    found = _score(question, hits[:PASSAGES], weights)
+    found.sort(key=_order)
+    if nearness is not None and len(found) > 1:
+        first = found[:NEAR]
+        near = nearness([quote.text for quote in first])
+        first = [
+            Quote(quote.hit, quote.start, quote.end, quote.score + NEAR_WEIGHT * (value - min(near)))
+            for quote, value in zip(first, near, strict=True)
+        ]
+        found = sorted(first, key=_order) + found[NEAR:]
+    return [quote for at, quote in enumerate(found[:count]) if at < 2 or quote.score >= POOR * found[0].score > 0]
+
+
+def _order(quote: Quote) -> tuple[float, int, int]:
+    return -quote.score, quote.hit.passage_id, quote.start
+
+
+def _score(question: str, hits: Sequence[Hit], weights: Mapping[str, float]) -> list[Quote]:
+    spans = [(hit, hit.start + start, hit.start + end) for hit in hits for start, end in sentences(hit.text)]
+    folded = [fold(hit.text[start - hit.start : end - hit.start]) for hit, start, end in spans]
+    groups = [hit.passage_id for hit, _, _ in spans]
+    wanted = list(dict.fromkeys(terms(question)))
+    held = [set(terms(text)) for text in folded]
+    unknown = max(weights.values(), default=1.0)
+    library = _shares({term: weights.get(term, unknown) for term in wanted}, held, groups)
+    local = _shares(_rarity(wanted, held), held, groups)
+    characters = [set(text) for text in folded]
+    single = _shares(_rarity(sorted(set(filter(is_han, fold(question)))), characters), characters, groups)
     asked = _asked(question)
-    found = []
-    for rank, hit in enumerate(hits):
-        for start, end in sentences(hit.text):
-            sentence = hit.text[start:end]
-            held = set(terms(sentence))
-            share = sum(weight for term, weight in worth.items() if term in held) / total
-            score = share + RANK_WEIGHT / (1 + rank) + (ASKED_WEIGHT if asked and asked.search(fold(sentence)) else 0.0)
-            found.append(Quote(hit, hit.start + start, hit.start + end, score))
-    found.sort(key=lambda quote: (-quote.score, quote.hit.passage_id, quote.start))
-    return found[:count]
+    best = max((hit.score for hit in hits), default=0.0)
+    return [
+        Quote(
+            hit, start, end,
+            library[at] + LOCAL_WEIGHT * local[at] + CHARACTER_WEIGHT * single[at]
+            + (ASKED_WEIGHT if asked and asked.search(folded[at]) else 0.0) - BEHIND_WEIGHT * (best - hit.score),
+        )
+        for at, (hit, start, end) in enumerate(spans)
+    ]  # fmt: skip
 
 
-RANK_WEIGHT = 0.3
-ASKED_WEIGHT = 0.1
+def _rarity(wanted: Sequence[str], held: Sequence[set[str]]) -> dict[str, float]:
+    """What each term is worth among these sentences; those in none are worth nothing."""
+    counts = {term: sum(term in one for one in held) for term in wanted}
+    return {t: math.log(1 + (len(held) - n + 0.5) / (n + 0.5)) for t, n in counts.items() if n}
+
+
+def _shares(worth: Mapping[str, float], held: Sequence[set[str]], groups: Sequence[Hashable]) -> list[float]:
+    """How much of the worth each sentence has, counting in part what its passage has elsewhere."""
+    total = sum(worth.values()) or 1.0
+    around: dict[Hashable, set[str]] = {}
+    for group, one in zip(groups, held, strict=True):
+        around.setdefault(group, set()).update(one & worth.keys())
+    return [
+        sum(weight * (1.0 if term in one else AROUND) for term, weight in worth.items() if term in around[own]) / total
+        for own, one in zip(groups, held, strict=True)
+    ]
+
+
 _DIGITS = r"[0-9]|[一二三四五六七八九十百千万亿两]"
 _CUES = (
-    (re.compile(r"多少|几[个年月日天次人名岁种位层条]|多[大高长远久重宽]|how (?:many|much|long|far|old|tall)"),
-     _DIGITS),
-    (re.compile(r"何时|什么时候|什么时间|哪[一]?年|哪[一]?天|几[年月日]|when |what (?:year|date|day)"),
-     r"[0-9]{1,4}|[年月日]|世纪|朝"),
-)  # fmt: skip
+    (re.compile(r"多少|几|多[大高长远久重宽]|how (?:many|much|long|far|old|tall)"), _DIGITS),
+    (re.compile(r"何时|什么时候|什么时间|哪一?年|哪一?天|when |what (?:year|date|day)"), r"[0-9]{1,4}|[年月日]|世纪"),
+)
 
 
 def _asked(question: str) -> re.Pattern[str] | None:

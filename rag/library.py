@@ -338,6 +338,17 @@ class Library:
                 self._queries[text] = known
         return known
 
+    def nearness(self, question: str) -> Callable[[Sequence[str]], list[float]] | None:
+        """A way to tell how near texts are to a question, in standard deviations; None while there are no vectors."""
+        if not self.store.connection.execute("SELECT 1 FROM vectors LIMIT 1").fetchone():
+            return None
+
+        def near(texts: Sequence[str]) -> list[float]:
+            cosines = self.embedder.embed_passages(texts) @ self.query_vector(question)
+            return [float(value) / self.vectors.spread() for value in cosines]
+
+        return near
+
     def search(
         self,
         query: str,

@@ -1,0 +1,121 @@
+"""How well a library answers a user's own questions: recall@k, MRR, abstention, latency.
+
+Questions are JSON lines with `question` and any of `file` (name or end of a path), `answer` or `answers` (a text that
+a good passage holds), `answerable` (false: it should be refused). Knows no language model.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import BadInput
+from .library import Library
+from .paths import ends_with
+from .retrieval import Hit
+from .terms import fold
+
+SHOWN = 400
+"""An answer counts in the first characters of a passage only."""
+RANKS = (1, 3, 5, 10)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one run; shares from 0 to 1, None where no question asks for them."""
+
+    questions: int
+    recall: dict[int, float]
+    """k → share of the answerable questions with a hit among the first k passages."""
+    mrr: float | None
+    """Mean of 1 / rank of the first hit, 0 where there is none among ten."""
+    refused_answerable: float | None
+    """Share of answerable questions that were refused: these are errors."""
+    refused_unanswerable: float | None
+    """Share of unanswerable questions that were refused, as they should be."""
+    seconds_median: float
+    seconds_p95: float
+    missed: list[str]
+    """The answerable questions without a hit among ten."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def read_questions(path: Path | str) -> list[dict[str, Any]]:
+    """Questions from a JSONL file. Raises `BadInput` with the line that is wrong."""
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"There is no file {path}.", "Give a file with one JSON object on each line.")
+    questions = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise BadInput(f"Line {number} of {path} is no JSON: {error}.", "Write one object on each line.") from error
+        if not isinstance(row, dict) or not isinstance(row.get("question"), str):
+            raise BadInput(f"Line {number} of {path} has no question.", 'Write {"question": …, "answer": …}.')
+        questions.append(row)
+    if not questions:
+        raise BadInput(f"{path} holds no questions.", 'Write lines such as {"question": …, "answer": …}.')
+    return questions
+
+
+def evaluate(library: Library, questions: Sequence[Mapping[str, Any]], mode: str = "hybrid") -> Evaluation:
+    """Ask every question and compare."""
+    ranks: list[int | None] = []
+    refused: dict[bool, list[bool]] = {True: [], False: []}
+    seconds, missed = [], []
+    for row in questions:
+        start = time.perf_counter()
+        found = library.find(row["question"], max(RANKS), mode)
+        seconds.append(time.perf_counter() - start)
+        answerable = bool(row.get("answerable", True))
+        refused[answerable].append(not found.answerable)
+        if answerable and (_files(row) or _answers(row)):
+            rank = next((at for at, hit in enumerate(found.hits, 1) if _fits(hit, row)), None)
+            ranks.append(rank)
+            if rank is None:
+                missed.append(row["question"])
+    return Evaluation(
+        len(questions),
+        {k: _share([rank is not None and rank <= k for rank in ranks]) or 0.0 for k in RANKS} if ranks else {},
+        statistics.fmean(1 / rank if rank else 0.0 for rank in ranks) if ranks else None,
+        _share(refused[True]),
+        _share(refused[False]),
+        statistics.median(seconds),
+        sorted(seconds)[int(0.95 * (len(seconds) - 1))],
+        missed,
+    )
+
+
+def _fits(hit: Hit, row: Mapping[str, Any]) -> bool:
+    files, answers = _files(row), _answers(row)
+    if files and not any(ends_with(hit.file, name) for name in files):
+        return False
+    shown = fold(hit.text[:SHOWN])
+    return not answers or any(fold(answer) in shown for answer in answers)
+
+
+def _files(row: Mapping[str, Any]) -> list[str]:
+    return _list(row.get("file") or row.get("files"))
+
+
+def _answers(row: Mapping[str, Any]) -> list[str]:
+    return _list(row.get("answer") or row.get("answers"))
+
+
+def _list(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else [str(one) for one in value or ()]
+
+
+def _share(values: Sequence[bool]) -> float | None:
+    return sum(values) / len(values) if values else None
