@@ -98,12 +98,13 @@ def find_gguf(repository: str, pattern: str | None = None) -> Path | None:
     fits into memory, or the smallest where none does."""
     files = [
         file
-        for file in folder_of(repository).rglob("*.gguf")
+        for folder in _folders(repository)
+        for file in folder.rglob("*.gguf")
         if (pattern is None or fnmatch(file.name.lower(), pattern.lower())) and not is_later_part(file.name)
     ]
-    sizes = {file: sum(part.stat().st_size for part in parts_of(file)) for file in files}
     if len(files) < 2:
         return files[0] if files else None
+    sizes = {file: sum(part.stat().st_size for part in parts_of(file)) for file in files}
     room = available() * RESERVE - WORKING
     fitting = [file for file in files if sizes[file] <= room]
     return max(fitting, key=sizes.__getitem__) if fitting else min(files, key=sizes.__getitem__)
@@ -111,8 +112,15 @@ def find_gguf(repository: str, pattern: str | None = None) -> Path | None:
 
 def find_checkpoint(repository: str) -> Path | None:
     """The folder of a whole downloaded checkpoint."""
-    folder = folder_of(repository)
-    return folder if (folder / "config.json").exists() else None
+    return next((folder for folder in _folders(repository) if (folder / "config.json").exists()), None)
+
+
+def _folders(repository: str) -> list[Path]:
+    """Where `repository` may lie: our own folder, then what other tools left in the hub's cache, newest first."""
+    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    snapshots = (hub / f"models--{repository.replace('/', '--')}" / "snapshots").glob("*/")
+    return [folder_of(repository), *sorted(snapshots, key=lambda folder: -folder.stat().st_mtime)]
 
 
 def recorded(path: Path) -> dict[str, Any] | None:

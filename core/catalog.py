@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urldefrag
 
-from .errors import BadInput, BadModelFile, ModelNotFound
+from .errors import BadInput, BadModelFile, ModelNotFound, UnsupportedFeature
 from .rope import Rope
 
 EngineName = Literal["llama_cpp", "transformers", "remote"]
@@ -163,13 +163,35 @@ def published_type(known: CatalogEntry, quantization: str) -> str:
 
 
 def entry_of_file(path: Path, *, vocabulary: int, layers: int, hidden: int) -> CatalogEntry | None:
-    """The entry that a model's path names, if its vocabulary and shape are the entry's too."""
-    text = str(path).lower()
-    for known in sorted(entries(), key=lambda e: -len(e.name)):
-        same = (known.vocabulary, known.shape.layers, known.shape.hidden) == (vocabulary, layers, hidden)
-        if same and known.name in text:
-            return known
-    return None
+    """The entry that a model's file name, or the nearest folder above it, names, if vocabulary and shape are the
+    entry's too."""
+    shape = (vocabulary, layers, hidden)
+    same = [e for e in entries() if (e.vocabulary, e.shape.layers, e.shape.hidden) == shape]
+    names = [place.name.lower() for place in (path, *path.parents)]
+    found = (e for name in names for e in sorted(same, key=lambda e: -len(e.name)) if e.name in name)
+    return next(found, None)
+
+
+def rope_for(name: str | Path) -> Rope:
+    """A model's own RoPE: the catalog's for its names, downloaded or not, else what the files say. Raises as `resolve`
+    does, and `UnsupportedFeature` for servers."""
+    base = str(name).partition(":")[0].lower()
+    known = next((e for e in entries() if base in (e.name, e.full, e.gguf)), None)
+    if known is not None and not Path(name).exists():
+        return known.rope
+    source = resolve(name)
+    if source.entry is not None:
+        return source.entry.rope
+    if source.path is None:
+        raise UnsupportedFeature("What RoPE a server's model has is not known here.", "Give its files or its name.")
+    if source.engine == "llama_cpp":
+        from .gguf_header import read, rope_of
+
+        return rope_of(read(source.path))
+    from .weights.checkpoint import read_json
+    from .weights.llama import read_rope
+
+    return read_rope(read_json(source.path / "config.json"))
 
 
 def _published(model: Mapping[str, Any], table: Mapping[str, Any], family: Mapping[str, Any]) -> CatalogEntry:

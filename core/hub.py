@@ -5,18 +5,18 @@ Knows catalog, hubs and the cache; no engines.
 
 from __future__ import annotations
 
-import os
 import urllib.error
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from .cache import folder_of, recorded, type_of, write_note
 from .catalog import CatalogEntry, entries, entry, published_type
 from .download import RemoteFile, download
 from .errors import BadInput, ModelNotFound
 from .gguf_header import read_model
+from .hub_sources import SOURCES, Listing, explain, list_folder
 from .memory import BITS, RESERVE, WORKING, available, best_type
 
 What = Literal["gguf", "full", "lora"]
@@ -77,13 +77,10 @@ def pull(
     else:
         kind, reason, files = None, "", _checkpoint_files(repository, listing.files)
     folder = folder_of(repository)
-    page = f"{(endpoint or os.environ.get('HF_ENDPOINT') or 'https://huggingface.co').rstrip('/')}/{repository}"
     try:
         _fetch_all(files, folder, listing.revision, listing.source, on_progress, pause)
     except urllib.error.HTTPError as error:
-        from .hub_sources import explain
-
-        raise explain(error, page) from None
+        raise explain(error, listing.page) from None
     paths = tuple(folder / file.name for file in files)
     path = read_model(paths[0]).path if kind is not None else folder
     return Pulled(path, repository, kind, reason, paths, sum(p.stat().st_size for p in paths), listing.source)
@@ -110,9 +107,9 @@ def _repository(base: str, known: CatalogEntry | None, what: What) -> str:
     return {"gguf": known.gguf, "full": known.full, "lora": known.lora}[what] or base
 
 
-def _list(repository: str, known: CatalogEntry | None, source: str, revision: str | None, endpoint: str | None) -> Any:
-    from .hub_sources import SOURCES, list_folder
-
+def _list(
+    repository: str, known: CatalogEntry | None, source: str, revision: str | None, endpoint: str | None
+) -> Listing:
     if source not in SOURCES:
         return list_folder(repository, Path(source).expanduser())
     if source == "modelscope" and known is not None:

@@ -33,6 +33,8 @@ class Listing:
     files: tuple[RemoteFile, ...]
     source: str
     """Where it was found: a host, or a folder."""
+    page: str = ""
+    """The repository's page for people."""
 
 
 def list_hub(repository: str, revision: str | None = None, endpoint: str | None = None) -> Listing:
@@ -58,7 +60,7 @@ def list_hub(repository: str, revision: str | None = None, endpoint: str | None 
                 headers=headers,
             )
         )
-    return Listing(repository, commit, tuple(files), urlsplit(endpoint).netloc)
+    return Listing(repository, commit, tuple(files), urlsplit(endpoint).netloc, page)
 
 
 def list_modelscope(repository: str, revision: str | None = None, endpoint: str | None = None) -> Listing:
@@ -66,7 +68,8 @@ def list_modelscope(repository: str, revision: str | None = None, endpoint: str 
     endpoint, revision = (endpoint or MODELSCOPE).rstrip("/"), revision or "master"
     base = f"{endpoint}/api/v1/models/{repository}/repo"
     query = urlencode({"Revision": revision, "Recursive": "true"})
-    answer = _json(f"{base}/files?{query}", {}, f"{endpoint}/models/{repository}")
+    page = f"{endpoint}/models/{repository}"
+    answer = _json(f"{base}/files?{query}", {}, page)
     files = [
         RemoteFile(
             _safe(item["Path"]),
@@ -77,7 +80,7 @@ def list_modelscope(repository: str, revision: str | None = None, endpoint: str 
         for item in (answer.get("Data") or {}).get("Files") or ()
         if item.get("Type") != "tree"
     ]
-    return Listing(repository, revision, tuple(files), urlsplit(endpoint).netloc)
+    return Listing(repository, revision, tuple(files), urlsplit(endpoint).netloc, page)
 
 
 def list_folder(repository: str, folder: Path) -> Listing:

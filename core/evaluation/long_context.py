@@ -5,7 +5,7 @@ The same last tokens are scored behind ever more text; a model that copes stays 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,35 +32,35 @@ class Point:
 def curve(
     name: str | Path,
     text: str,
-    lengths: Iterable[int],
+    points: Sequence[tuple[int, Alpha]],
     *,
     tail: int = 2048,
-    alphas: Sequence[Alpha] = ("auto",),
     on_point: Callable[[Point], None] | None = None,
     **options: Any,
 ) -> list[Point]:
-    """Score the last `tail` tokens of `text` behind contexts of each of `lengths`, for each alpha.
+    """Score the last `tail` tokens of `text` behind contexts of given lengths and alphas, and inside the native window.
 
-    The text is cut to the longest length, from its start, so that every point scores the same tokens. The first point
+    The text is cut to the longest length, from its start, so that every point scores the same tokens. The first answer
     is the native window itself. `options` are those of `load`. Raises `BadInput` for a text that is too short.
     """
-    lengths = sorted(lengths)
     with load(name, **options) as model:
         tokens = model.engine.tokenize(text)
         native = model.native_context
-        if len(tokens) < max(lengths, default=native):
-            raise BadInput(f"The text has {len(tokens):,} tokens; {max(lengths):,} are needed.", "Give a longer one.")
-        tokens = tokens[: max(lengths, default=native)]
+        longest = max([native, *(length for length, _ in points)])
+        if len(tokens) < longest:
+            raise BadInput(f"The text has {len(tokens):,} tokens; {longest:,} are needed.", "Give a longer one.")
+        tokens = tokens[:longest]
         base = tail_perplexity(model, tokens, native, tail)
-    points = [Point(native, 1.0, base, 1.0)]
-    for length in lengths:
-        for alpha in alphas:
-            with load(name, **options | {"context": length, "alpha": alpha}) as model:
-                value = tail_perplexity(model, tokens, length, tail)
-            points.append(Point(length, alpha, value, value / base))
-            if on_point is not None:
-                on_point(points[-1])
-    return points
+    found = [Point(native, 1.0, base, 1.0)]
+    for length, alpha in points:
+        if on_point is not None:
+            on_point(found[-1])
+        with load(name, **options | {"context": length, "alpha": alpha}) as model:
+            value = tail_perplexity(model, tokens, length, tail)
+        found.append(Point(length, alpha, value, value / base))
+    if on_point is not None:
+        on_point(found[-1])
+    return found
 
 
 def tail_perplexity(model: Model, tokens: Sequence[int], length: int, tail: int) -> float:

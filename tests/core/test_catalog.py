@@ -12,12 +12,13 @@ from gguf_files import Shape, write_gguf
 
 from hanpaca.core import catalog
 from hanpaca.core.catalog import entries, entry, published_type, resolve
-from hanpaca.core.errors import BadInput, BadModelFile, ModelNotFound
+from hanpaca.core.errors import BadInput, BadModelFile, ModelNotFound, UnsupportedFeature
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HANPACA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "cache"
 
 
@@ -161,6 +162,43 @@ def test_a_pulled_checkpoint_is_found(cache: Path) -> None:
     (folder / "config.json").write_text("{}")
     assert resolve("chinese-alpaca-2-7b").engine == "transformers"
     assert resolve("hfl/chinese-alpaca-2-7b").path == folder
+
+
+def test_what_other_tools_left_in_the_hubs_cache_is_found(tmp_path: Path) -> None:
+    snapshot = tmp_path / "hub/models--hfl--chinese-alpaca-2-7b-gguf/snapshots/abc"
+    snapshot.mkdir(parents=True)
+    path = write_gguf(snapshot / "ggml-model-q4_k.gguf")
+    assert resolve("chinese-alpaca-2-7b:Q4_K_M").path == path
+    assert resolve("hfl/chinese-alpaca-2-7b-gguf").entry == entry("chinese-alpaca-2-7b")
+    checkpoint = tmp_path / "hub/models--org--model/snapshots/abc"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "config.json").write_text("{}")
+    assert (resolve("org/model").engine, resolve("org/model").path) == ("transformers", checkpoint)
+
+
+def test_the_nearest_name_on_the_path_counts() -> None:
+    seven = {"vocabulary": 55_296, "layers": 32, "hidden": 4096}
+    names = {
+        "/m/chinese-alpaca-2-7b/chinese-llama-2-7b.q4_k.gguf": "chinese-llama-2-7b",
+        "/m/chinese-alpaca-2-7b-16k-gguf/ggml-model-q4_k.gguf": "chinese-alpaca-2-7b-16k",
+        "/m/models--hfl--chinese-alpaca-2-7b-rlhf-gguf/snapshots/abc/ggml-model-f16.gguf": "chinese-alpaca-2-7b-rlhf",
+    }
+    for path, name in names.items():
+        assert catalog.entry_of_file(Path(path), **seven) == entry(name)
+    assert catalog.entry_of_file(Path("/m/other.gguf"), **seven) is None
+
+
+def test_the_rope_of_any_model(tmp_path: Path, smollm2: Path) -> None:
+    assert catalog.rope_for("chinese-alpaca-2-7b-64k:q4_k") == entry("chinese-alpaca-2-7b-64k").rope
+    assert catalog.rope_for(smollm2) == entry("smollm2").rope
+    assert catalog.rope_for(write_gguf(tmp_path / "m.gguf", rope_base=77.0)).base == 77.0
+    sizes = {"num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 8}
+    config = sizes | {"model_type": "llama", "vocab_size": 9, "rope_theta": 5e5, "max_position_embeddings": 512}
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/config.json").write_text(json.dumps(config))
+    assert (catalog.rope_for(tmp_path / "c").base, catalog.rope_for(tmp_path / "c").native_context) == (5e5, 512)
+    with pytest.raises(UnsupportedFeature, match="server's model"):
+        catalog.rope_for("http://host/v1#m")
 
 
 def test_servers() -> None:
