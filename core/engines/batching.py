@@ -134,21 +134,21 @@ class Scheduler:
     # -- admission -----------------------------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        held_back: list[Job] = []
-        while self._waiting and len(self._running) < self._most_running:
-            job = self._waiting.popleft()
-            if self._deferred(job):
+        held_back: list[Job] = []  # what is not started goes back to its place, also when something fails
+        try:
+            while self._waiting and len(self._running) < self._most_running:
+                job = self._waiting.popleft()
                 held_back.append(job)
-                continue
-            source, shared = self._prefix(job)
-            if self._deferred(job):
-                held_back.append(job)
-                continue
-            source, shared = self._from_shelf(job, source, shared)
-            if not self._start(job, source, shared):
-                held_back.append(job)
-                break
-        self._waiting.extendleft(reversed(held_back))
+                if self._deferred(job):
+                    continue
+                source, shared = self._prefix(job)
+                if self._deferred(job):
+                    continue
+                if not self._start(job, *self._from_shelf(job, source, shared)):
+                    break
+                held_back.pop()
+        finally:
+            self._waiting.extendleft(reversed(held_back))
 
     @staticmethod
     def _deferred(job: Job) -> bool:
@@ -253,6 +253,7 @@ class Scheduler:
         size, need = len(entry.tokens), len(job.tokens) - length + job.max_new
         if self._cells.pinned + self._promised + max(size, length + need) > self._cells.capacity:
             return source, shared
+        self._shelf.touch(entry)  # before others come onto the shelf, which may push it off
         self._make_room(size)
         if not self._free_ids:
             self._put_away(min(self._cached, key=lambda cached: cached.used))
@@ -263,7 +264,6 @@ class Scheduler:
         slot.tokens, slot.cells = list(entry.tokens), self._cells.take(size, pin=False)
         slot.used = time.monotonic()
         self._cached.append(slot)
-        self._shelf.touch(entry)
         return slot, length
 
     # -- one forward pass ----------------------------------------------------------------------------------------

@@ -78,6 +78,23 @@ class TorchDecoder:
         if length and cells:
             self._cells[sequence] = cells[:length]
 
+    def saved_size(self, sequence: int) -> int:
+        """Bytes that `save` would take."""
+        return len(self._cells.get(sequence, ())) * self._pool.cell_bytes
+
+    def save(self, sequence: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """A copy of a sequence's keys and values, layer by layer, on the CPU."""
+        with self._torch.inference_mode():
+            return self._pool.read(self._torch.tensor(self._cells[sequence]))
+
+    def restore(self, sequence: int, state: list[tuple[torch.Tensor, torch.Tensor]]) -> bool:
+        """Put a copy into `sequence`, which is empty."""
+        cells = self._ledger.take(state[0][0].shape[2], pin=False)
+        with self._torch.inference_mode():
+            self._pool.write(self._torch.tensor(cells), state)
+        self._cells[sequence] = cells
+        return True
+
     def logits(self, row: int) -> NDArray[np.float32]:
         """The logits of a row of the last pass, (vocabulary,)."""
         if self._logits is None or row not in self._rows:
@@ -167,6 +184,28 @@ class CellPool:
             return tuple(pool[:, :, : self._width] for pool in pools)
         shown = self._shown.to(keys.device)
         return tuple(pool.index_select(2, shown) for pool in pools)
+
+    @property
+    def cell_bytes(self) -> int:
+        """Bytes of one cell in all layers that exist so far."""
+        pools = [pool for layer in self._layers.values() for pool in layer]
+        return sum(pool.nbytes // pool.shape[2] for pool in pools)
+
+    def read(self, cells: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Copies of the given cells, layer by layer, on the CPU."""
+        found = []
+        for keys, values in (self._layers[layer] for layer in sorted(self._layers)):
+            there = cells.to(keys.device)
+            found.append((keys.index_select(2, there).cpu(), values.index_select(2, there).cpu()))
+        return found
+
+    def write(self, cells: torch.Tensor, state: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Put copies that `read` made into the given cells."""
+        self._highest = self._width = 1 + int(cells.max())
+        for layer, copies in enumerate(state):
+            keys, values = self._room(*copies, layer)
+            for pool, copy in zip((keys, values), copies, strict=True):
+                pool.index_copy_(2, cells.to(pool.device), copy.to(pool.device))
 
     def get_seq_length(self, layer: int = 0) -> int:
         """Positions before this pass, for those who ask."""

@@ -135,15 +135,21 @@ def run(scheduler, steps=2000):
     raise AssertionError("the scheduler does not come to an end")
 
 
-prompts = st.lists(st.integers(0, 2), min_size=1, max_size=40)
+DOCUMENTS = [[(i * step) % 5 for i in range(60)] for step in (1, 2, 3)]
+prompts = st.builds(
+    lambda document, length, tail: [*DOCUMENTS[document][:length], *tail],
+    st.integers(0, 2),
+    st.sampled_from([1, 20, 34, 38, 45]),
+    st.lists(st.integers(0, 4), max_size=5),
+)
 jobs = st.tuples(prompts, st.integers(1, 20), st.integers(1, 20))
 events = st.lists(st.one_of(jobs, st.integers(0, 30), st.just("step"), st.just("fail")), max_size=60)
 
 
-@settings(max_examples=300, deadline=None)
-@given(events, st.integers(1, 8), st.integers(1, 16), st.integers(0, 40), st.sampled_from([0, 30, 1000]))
+@settings(max_examples=400, deadline=None)
+@given(events, st.integers(1, 8), st.integers(1, 16), st.integers(0, 40), st.sampled_from([0, 40, 60, 90, 1000]))
 def test_any_mix_of_requests_ends_right_and_within_the_cells(events, running, chunk, idle, shelf):
-    decoder = FakeDecoder()
+    decoder = FakeDecoder(cells=80)
     scheduler = Scheduler(decoder, running=running, chunk_beside=chunk, idle=idle, shelf=shelf)
     submitted, failed = [], 0
     for event in events:
