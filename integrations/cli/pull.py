@@ -14,7 +14,11 @@ def run(argv: list[str]) -> int:
     parser.add_argument("name", help="a name from `hanpaca models`, with :TYPE if wanted, or a hub id (org/name)")
     parser.add_argument("--what", choices=["gguf", "full", "lora"], default="gguf", help="default: %(default)s")
     parser.add_argument(
-        "--source", default="hub", metavar="hub|modelscope|FOLDER", help="where to take it from; default: %(default)s"
+        "--from",
+        dest="source",
+        default="hub",
+        metavar="hub|modelscope|FOLDER",
+        help="where to take it from; default: %(default)s",
     )
     parser.add_argument("--revision", help="a branch, tag or commit of the repository")
     add_json(parser)
