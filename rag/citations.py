@@ -17,7 +17,10 @@ _MARKER = re.compile(
     r"\s?[\[【［(（]\s*(?:sources?|来源|资料|文献)?\s*[:：#]?\s*(\d{1,3}(?:\s*[,，、;；]\s*\d{1,3})*)\s*[\]】］)）]",
     re.IGNORECASE,
 )
-_OPENING = re.compile(r"\s?(?:[\[【［][^\]】］\n]{0,24})?$")
+_OPENING = re.compile(
+    r"\s?(?:[\[【［][^\]】］\n]{0,24}|[(（]\s*(?:s(?:o(?:u(?:r(?:c(?:es?)?)?)?)?)?|来源?|资料?|文献?)?[\s:：#\d,，、;；]{0,16})?$",
+    re.IGNORECASE,
+)
 _NUMBER = re.compile(r"\d{1,3}")
 SUPPORT = 0.3
 """A passage that holds this share of an answer's terms is taken as its source."""

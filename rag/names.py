@@ -40,9 +40,10 @@ def library_folder(name: str = DEFAULT, root: Path | None = None) -> Path:
     if not plain:
         raise BadInput("The name of a library is empty.", "Give one, in any language.")
     try:
-        safe = _UNSAFE.sub(lambda found: "".join(f"%{byte:02X}" for byte in found.group().encode()), plain)
+        plain.encode()
     except UnicodeEncodeError as error:
         raise BadInput("The name of a library is not valid text.", "Give one, in any language.") from error
+    safe = _UNSAFE.sub(lambda found: "".join(f"%{byte:02X}" for byte in found.group().encode()), plain)
     if _RESERVED.match(safe):
         safe = f"%{ord(safe[0]):02X}{safe[1:]}"
     if len(safe.encode()) > _LONGEST:

@@ -25,13 +25,14 @@ from .filters import Filters
 from .indexing import keywords_context
 from .store import placeholders
 from .terms import fold, is_han, language_of
+from .vectors import GROUPS, group_of
 
 if TYPE_CHECKING:
     from .library import Library
 
 MODES = ("hybrid", "keywords", "vectors")
-CANDIDATES = 100
-"""How many passages each of the two ways proposes."""
+CANDIDATES, FOREIGN = 60, 20
+"""How many passages each of the two ways proposes, and vectors besides from other languages."""
 KEYWORD_WEIGHT, CHARACTER_WEIGHT = 16.0, 4.6
 """What the share of the question's terms, and of its characters, is worth in standard deviations of cosines."""
 FILE_WEIGHT = 0.25
@@ -164,8 +165,7 @@ class Pool:
         self.query, self.mode = query, mode
         self.language = language_of(query)
         self._library, self._reading = library, reading
-        self.passages = int(reading.execute("SELECT count(*) FROM passages").fetchone()[0])
-        self.vectors = int(reading.execute("SELECT count(*) FROM vectors").fetchone()[0])
+        self.passages, self.vectors = library.store.counts()
         self.question = keywords.weigh(reading, query, self.passages)
         self.cosines: dict[int, float] = {}
         found = keywords.candidates(reading, self.question, count, allowed) if mode != "vectors" else []
@@ -183,7 +183,9 @@ class Pool:
         self, vector: NDArray[np.float32], count: int, allowed: Sequence[int] | None, found: Sequence[int]
     ) -> None:
         index = self._library.vectors
-        by_group = index.nearest(vector, count) if allowed is None else index.nearest_among(vector, count, allowed)
+        own = group_of(self.language)
+        counts = {group: count if group == own or not self.language else FOREIGN for group in GROUPS}
+        by_group = index.nearest(vector, counts) if allowed is None else index.nearest_among(vector, counts, allowed)
         for ranking in by_group.values():
             self.cosines.update(ranking)
         missing = [number for number in found if number not in self.cosines]

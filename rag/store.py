@@ -47,6 +47,9 @@ CREATE VIRTUAL TABLE IF NOT EXISTS vocabulary USING fts5vocab (keywords, 'row');
 """
 
 
+_COUNTED = ("passages", "vectors")
+
+
 class Store:
     """Connections to one library file: one for each thread. `writable` is False on a read-only disk."""
 
@@ -57,6 +60,7 @@ class Store:
         self._all: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
         self._closed = False
+        self._counts: tuple[int, int, int] | None = None
         if create and not path.exists():
             with self._explained():
                 self._create()
@@ -163,6 +167,14 @@ class Store:
     def changes(self) -> int:
         """A number that grows with every change by any process: the key of caches."""
         return int(self.meta("changes") or 0)
+
+    def counts(self) -> tuple[int, int]:
+        """How many passages and vectors there are; counted once for each state, for it reads whole tables."""
+        changes = self.changes()
+        if self._counts is None or self._counts[0] != changes:
+            counts = [self.connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in _COUNTED]
+            self._counts = (changes, counts[0], counts[1])
+        return self._counts[1:]
 
     def compact(self) -> None:
         """Write the file anew without its free pages, and empty the log: what was deleted is in neither."""

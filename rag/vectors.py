@@ -12,7 +12,7 @@ import json
 import shutil
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -54,25 +54,27 @@ class VectorIndex:
         self._spread: tuple[int, float] | None = None
         self._matrix: tuple[int, dict[str, tuple[NDArray[np.int64], NDArray[np.float32]]]] | None = None
 
-    def nearest(self, query: NDArray[np.float32], count: int) -> dict[str, Ranking]:
-        """For each group, the `count` passages of the largest cosine."""
+    def nearest(self, query: NDArray[np.float32], counts: Mapping[str, int]) -> dict[str, Ranking]:
+        """For each group, as many passages of the largest cosine as `counts` says."""
         with self._lock:
             if self.open() and self._catch_up(PATIENCE):
                 try:
-                    return {group: self._ask_chroma(group, query, count) for group in GROUPS}
+                    return {group: self._ask_chroma(group, query, count) for group, count in counts.items()}
                 except Exception:  # Chroma's errors are many and undocumented; the scan needs none of it.
                     self._abandon()
             matrices = self._all()
-        return {group: _best(ids, matrix @ query, count) for group, (ids, matrix) in matrices.items()}
+        return {group: _best(ids, matrix @ query, counts[group]) for group, (ids, matrix) in matrices.items()}
 
-    def nearest_among(self, query: NDArray[np.float32], count: int, among: Sequence[int]) -> dict[str, Ranking]:
+    def nearest_among(
+        self, query: NDArray[np.float32], counts: Mapping[str, int], among: Sequence[int]
+    ) -> dict[str, Ranking]:
         """The same out of these passages only, computed exactly."""
         found: dict[str, Ranking] = {}
         with self._store.read() as reading:
             rows = _read(reading, among)
         for group in GROUPS:
             ids, matrix = _unpack([row for row in rows if group_of(row[2]) == group])
-            found[group] = _best(ids, matrix @ query, count) if len(ids) else []
+            found[group] = _best(ids, matrix @ query, counts[group]) if len(ids) else []
         return found
 
     def of(self, passages: Sequence[int]) -> dict[int, NDArray[np.float32]]:

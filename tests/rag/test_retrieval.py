@@ -1,0 +1,146 @@
+"""What search finds: filters, neighbours, near-duplicates, other languages, explanations, terms."""
+
+import datetime
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hanpaca.core.errors import BadInput
+from hanpaca.rag import Filters, Library
+from hanpaca.rag.evaluation import evaluate, read_questions
+from hanpaca.rag.names import library_folder, library_names
+from hanpaca.rag.terms import fold, language_of, terms
+
+SENTENCES = [
+    f"第{number}章讲的是{thing}的来历和用处，说得十分详细。"
+    for number, thing in enumerate("笔墨纸砚琴棋书画诗酒花茶", 1)
+]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
+    folder = tmp_path_factory.mktemp("资料")
+    (folder / "中文").mkdir()
+    (folder / "中文" / "长文.txt").write_text("\n\n".join(sentence * 12 for sentence in SENTENCES), encoding="utf-8")
+    (folder / "中文" / "抄本.md").write_text("羊驼住在高原上，吃草，毛很软。", encoding="utf-8")
+    (folder / "中文" / "原本.txt").write_text("羊驼住在高原上，吃草，毛很软！", encoding="utf-8")
+    for number in range(8):
+        (folder / f"animal{number}.md").write_text(
+            f"Alpacas live on the plateau. Fact {number * 7919}.", encoding="utf-8"
+        )
+    os.utime(folder / "中文" / "长文.txt", (0, datetime.datetime(2020, 5, 1, 12).timestamp()))
+    with Library.open(tmp_path_factory.mktemp("library")) as opened:
+        opened.sync([folder])
+        yield opened
+
+
+def files(library: Library, query: str, **filters: object) -> set[str]:
+    return {Path(hit.file).name for hit in library.search(query, k=20, filters=filters)}
+
+
+def test_filters(library: Library) -> None:
+    assert files(library, "羊驼", files="抄本.md") == {"抄本.md"}
+    assert files(library, "羊驼", files=["animal*.md", "原本.txt"]) >= {"原本.txt", "animal0.md"}
+    assert files(library, "羊驼", kinds=["text"]) == {"长文.txt", "原本.txt"}
+    assert files(library, "羊驼", kinds="md") >= {"抄本.md", "animal0.md"}
+    assert files(library, "来历", before="2020-05-02") == {"长文.txt"}
+    assert files(library, "来历", after=datetime.date(2020, 5, 1), before=datetime.date(2020, 5, 2)) == {"长文.txt"}
+    with pytest.raises(BadInput, match="files, folders, kinds, after, before"):
+        library.search("羊驼", filters={"colour": "red"})
+    with pytest.raises(BadInput, match="passes the filter"):
+        library.search("羊驼", filters=Filters(kinds="pdf"))
+    with pytest.raises(BadInput, match="2026-01-31"):
+        library.search("羊驼", filters={"after": "yesterday"})
+
+
+def test_folder_filter(library: Library) -> None:
+    folder = Path(next(info.path for info in library.files() if info.path.endswith("抄本.md"))).parent
+    found = {Path(hit.file).name for hit in library.search("羊驼", k=20, filters={"folders": str(folder)}, merge=False)}
+    assert found == {"抄本.md", "原本.txt", "长文.txt"}
+
+
+def test_nearly_the_same_text_is_shown_once(library: Library) -> None:
+    hits = [hit for hit in library.search("羊驼住在哪里？", k=5) if "羊驼" in hit.text]
+    assert len(hits) == 1
+    assert len(hits[0].explain["same_text"]) == 1
+    assert len([hit for hit in library.search("羊驼住在哪里？", k=5, merge=False) if "羊驼" in hit.text]) == 2
+
+
+def test_neighbours_are_one_run_of_the_document(library: Library) -> None:
+    text = "\n\n".join(sentence * 12 for sentence in SENTENCES)
+    narrow, wide = (library.search("棋的来历", k=1, neighbours=count)[0] for count in (0, 1))
+    assert wide.start < narrow.start and wide.end > narrow.end
+    assert text[wide.start : wide.end] == wide.text
+
+
+def test_seats_for_other_languages(library: Library) -> None:
+    languages = [hit.language for hit in library.search("Where do alpacas live?", k=10, merge=False)]
+    assert languages[:5] == ["en"] * 5
+    assert "zh" in languages[5:]
+    assert {hit.language for hit in library.search("Where do alpacas live?", k=8, merge=False, across=False)} >= {"en"}
+
+
+def test_explanations(library: Library) -> None:
+    explain = library.search("羊驼住在哪里？", k=1)[0].explain
+    assert "羊驼" in explain["terms"]
+    assert explain["keywords"] > 0 and 0.5 < explain["cosine"] <= 1 and explain["characters"] > 0
+
+
+@given(st.text(max_size=60))
+def test_folding_is_stable_and_terms_come_from_it(text: str) -> None:
+    assert fold(fold(text)) == fold(text)
+    assert all(term and " " not in term and '"' not in term for term in terms(text))
+
+
+@given(st.text(max_size=40))
+def test_no_question_breaks_the_search(text: str) -> None:
+    import contextlib
+
+    with contextlib.suppress(BadInput):
+        _LIBRARY[0].search(text, mode="keywords")
+
+
+_LIBRARY: list[Library] = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shared(library: Library) -> None:
+    _LIBRARY[:] = [library]
+
+
+def test_languages() -> None:
+    assert [language_of(text) for text in ("你好 world", "hello 世界 and all", "123")] == ["zh", "en", ""]
+
+
+def test_evaluate(library: Library, tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text(
+        '{"question": "羊驼住在哪里？", "answer": "高原"}\n\n{"question": "棋的来历在第几章？", "file": "长文.txt"}\n'
+        '{"question": "量子纠缠？", "answerable": false}\n{"question": "砚台有什么用处？", "answer": "没有这句"}\n',
+        encoding="utf-8",
+    )
+    found = evaluate(library, read_questions(path))
+    assert found.questions == 4
+    assert found.recall[10] == pytest.approx(2 / 3)
+    assert found.missed == ["砚台有什么用处？"]
+    assert found.refused_unanswerable in (0.0, 1.0)
+    path.write_text("{}\n", encoding="utf-8")
+    with pytest.raises(BadInput, match="Line 1"):
+        read_questions(path)
+
+
+def test_names_of_libraries(tmp_path: Path) -> None:
+    names = ["法律/合同", "默认", "CON", "a:b", "..", "Überblick", "%41", "emoji🦙"]
+    for name in names:
+        folder = library_folder(name, tmp_path)
+        assert folder.parent == tmp_path
+        with Library.open(folder):
+            pass
+    assert library_names(tmp_path) == sorted(names)
+    for bad in ("", "  ", "长" * 200, "\ud800"):
+        with pytest.raises(BadInput):
+            library_folder(bad, tmp_path)
