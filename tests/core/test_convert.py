@@ -327,7 +327,7 @@ def test_pickled_objects_are_not_loaded(copy: Path, tmp_path: Path) -> None:
 
 
 def test_too_little_disk_is_said_before_writing(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda where: shutil._ntuple_diskusage(10**9, 10**9, 10**6))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda where: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
     refused(copy, tmp_path, BadInput, "Not enough disk space")
 
 

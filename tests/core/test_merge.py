@@ -253,7 +253,7 @@ def test_missing_files_are_named(base: Path, tmp_path: Path) -> None:
 
 def test_too_little_disk_is_said_before_writing(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_lora(tmp_path / "lora", load(base))
-    monkeypatch.setattr(shutil, "disk_usage", lambda where: shutil._ntuple_diskusage(10**9, 10**9, 10**6))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda where: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
     refused(base, [tmp_path / "lora"], tmp_path, BadInput, "Not enough disk space")
 
 
@@ -287,7 +287,7 @@ def test_a_killed_merge_leaves_nothing_that_looks_complete(base: Path, tmp_path:
         "      on_progress=lambda done, total: done > total / 2 and (print('half', flush=True), time.sleep(60)))"
     )
     target = tmp_path / "work" / "out"
-    command = [sys.executable, "-c", code, base, tmp_path / "lora", target]
+    command = [sys.executable, "-c", code, str(base), str(tmp_path / "lora"), str(target)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"half\n"

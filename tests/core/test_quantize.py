@@ -219,7 +219,7 @@ def test_another_file_is_no_imatrix(source: Path, tmp_path: Path) -> None:
 
 
 def test_too_little_disk_is_said_before_writing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda where: shutil._ntuple_diskusage(10**9, 10**9, 10**5))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda where: shutil._ntuple_diskusage(10**9, 10**9, 10**5))
     with pytest.raises(BadInput, match="Not enough disk space"):
         quantize(source, tmp_path / "out" / "m.gguf", "Q8_0")
     assert not list((tmp_path / "out").iterdir())

@@ -73,7 +73,7 @@ def tensor(name: str, shape: tuple[int, ...]) -> tuple[Tensor, Any]:
 @pytest.mark.parametrize("type", ["f16", "q8_0", "f32"])
 def test_converting_takes_less_than_a_gigabyte_and_gives_the_planned_size(folder: Path, type: str) -> None:
     out = folder / f"{type}.gguf"
-    command = [sys.executable, "-c", CONVERT, folder / "model", out, type]
+    command = [sys.executable, "-c", CONVERT, str(folder / "model"), str(out), type]
     used = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     print(f"{type}: {used / 2**20:.0f} MiB above idle, {out.stat().st_size:,} bytes")
     assert used < 1 << 30

@@ -134,7 +134,10 @@ def test_any_mixture_of_sequences_equals_each_alone(loaded: Loaded, seed: int, m
             decoder.copy(source, target, length)
             known[target] = known[source][:length]
         chosen = rng.permutation(4)[: rng.integers(1, 5)].tolist()
-        tokens, positions, ids, outputs = [], [], [], []
+        tokens: list[int] = []
+        positions: list[int] = []
+        ids: list[int] = []
+        outputs: list[bool] = []
         for sequence in chosen:
             before = known.get(sequence, [])
             fresh = rng.integers(3, VOCABULARY, rng.integers(1, 9)).tolist()
@@ -147,6 +150,20 @@ def test_any_mixture_of_sequences_equals_each_alone(loaded: Loaded, seed: int, m
         for sequence in chosen:
             row = max(row for row, id in enumerate(ids) if id == sequence)
             assert distance(decoder.logits(row), whole(loaded, NATIVE, known[sequence])[-1]) <= 1e-5
+
+
+@pytest.mark.parametrize("masked", [True, False], ids=["mask", "gather"])
+def test_a_sequence_put_away_and_back_goes_on_as_before(loaded: Loaded, text: list[int], masked: bool) -> None:
+    decoder = TorchDecoder(loaded.shell(plan(loaded.rope, NATIVE)), cells=128, sequences=2, masked=masked)
+    feed(decoder, text[:40], sequence=0)
+    feed(decoder, text[50:60], sequence=1)
+    state = decoder.save(0)
+    assert decoder.saved_size(0) == sum(tensor.nbytes for layer in state for tensor in layer)
+    decoder.trim(0, 0)
+    feed(decoder, text[60:80], sequence=1, start=10)  # takes some of the cells that were freed
+    assert decoder.restore(0, state)
+    found = feed(decoder, text[40:45], sequence=0, start=40)
+    assert distance(found, whole(loaded, NATIVE, text[:45])[40:]) <= 1e-5
 
 
 def test_logits_exist_where_they_were_asked_for(loaded: Loaded) -> None:

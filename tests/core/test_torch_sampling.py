@@ -48,11 +48,11 @@ def native_candidates(logits: np.ndarray, s: Sampling) -> dict[int, float]:
     L.llama_sampler_chain_add(chain, L.llama_sampler_init_temp(s.temperature))
     table = np.zeros(logits.size, CANDIDATE)
     table["id"], table["logit"] = np.arange(logits.size), logits
-    array = L.llama_token_data_array()
+    array: Any = L.llama_token_data_array()
     array.data = table.ctypes.data_as(L.llama_token_data_p)
     array.size, array.selected, array.sorted = table.size, -1, False
     L.llama_sampler_apply(chain, ctypes.byref(array))
-    kept = {array.data[i].id: array.data[i].logit for i in range(array.size)}
+    kept: dict[int, float] = {array.data[i].id: array.data[i].logit for i in range(array.size)}
     L.llama_sampler_free(chain)
     largest = max(kept.values())
     raised = {token: float(np.exp(logit - largest)) for token, logit in kept.items()}
@@ -95,7 +95,7 @@ def test_penalties_equal_llama_cpps(last: int) -> None:
         L.llama_sampler_accept(penalties, token)
     table = np.zeros(5, CANDIDATE)
     table["id"], table["logit"] = np.arange(5), logits
-    array = L.llama_token_data_array()
+    array: Any = L.llama_token_data_array()
     array.data, array.size = table.ctypes.data_as(L.llama_token_data_p), 5
     array.selected, array.sorted = -1, False
     L.llama_sampler_apply(penalties, ctypes.byref(array))

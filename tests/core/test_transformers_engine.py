@@ -84,7 +84,7 @@ def random_prompts(count: int, longest: int = 60, seed: int = 0) -> list[list[in
 def test_greedy_answers_equal_transformers_own(engine: TransformersEngine, folder: Path) -> None:
     from transformers import LlamaForCausalLM
 
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     for prompt in random_prompts(3):
         settings = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": 2, "pad_token_id": 2}
         expected = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), **settings)
