@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from .e5_tokens import E5Tokens
 from .e5_weights import E5File, read_weights, unpack
 
-BATCH_TOKENS = 2048
-"""Tokens of a batch, padding included; a thread does best with what fits its cache."""
+THREAD_TOKENS, MOST_TOKENS = 2048, 16384
+"""Tokens of a batch, padding included: a thread does best with what fits its cache; memory sets the end."""
 
 
 class E5Torch:
@@ -33,7 +33,7 @@ class E5Torch:
         windows, owners = self._windows(texts)
         order = sorted(range(len(windows)), key=lambda index: len(windows[index]))
         means = np.zeros((len(windows), self._file.hidden), np.float32)
-        for batch in _batches(order, windows):
+        for batch in _batches(order, windows, self._network.batch_tokens()):
             means[batch] = self._network.mean_states([windows[index] for index in batch])
         sums = np.zeros((len(texts), self._file.hidden), np.float32)
         weights = np.array([[max(len(window) - 2, 1)] for window in windows], np.float32)
@@ -53,11 +53,11 @@ class E5Torch:
         return windows, owners
 
 
-def _batches(order: list[int], windows: list[list[int]]) -> list[list[int]]:
-    """Windows of similar length together; `order` goes from short to long."""
+def _batches(order: list[int], windows: list[list[int]], most: int) -> list[list[int]]:
+    """Windows of similar length together, at most so many tokens; `order` goes from short to long."""
     batches: list[list[int]] = [[]]
     for index in order:
-        if batches[-1] and (len(batches[-1]) + 1) * len(windows[index]) > BATCH_TOKENS:
+        if batches[-1] and (len(batches[-1]) + 1) * len(windows[index]) > most:
             batches.append([])
         batches[-1].append(index)
     return [batch for batch in batches if batch]
@@ -77,6 +77,10 @@ class _Network:
         positions = file.floats("emb.pos").reshape(-1, file.hidden) + file.floats("emb.type")[: file.hidden]
         self._positions = torch.tensor(positions)
         self._layers = [self._layer(f"l{index}") for index in range(file.layers)]
+
+    def batch_tokens(self) -> int:
+        """Tokens that one batch should hold on this machine."""
+        return min(THREAD_TOKENS * int(self._torch.get_num_threads()), MOST_TOKENS)
 
     def mean_states(self, windows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """(len(windows), hidden): the mean of the last layer over each window's tokens."""

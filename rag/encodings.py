@@ -37,6 +37,7 @@ _COMMON = frozenset(
     _SIMPLIFIED + _TRADITIONAL + "，。、；：？！“”‘’「」『』《》（）〈〉【】—…·～　０１２３４５６７８９％＋－／①②③④⑤"
 )
 
+_PIECE = 1 << 16
 _SAMPLE = 64 * 1024
 """Bytes that decide; more change nothing and cost time."""
 
@@ -92,7 +93,7 @@ def decode(data: bytes, encoding: str | None = None) -> Decoded:
             return _lenient(data, wide)
     _refuse_binary(sample)
     try:
-        return Decoded(data.decode("utf-8"), "utf-8")
+        return Decoded(_strict(data, "utf-8"), "utf-8")
     except UnicodeDecodeError:
         return _lenient(data, _guess(sample))
 
@@ -112,7 +113,7 @@ def _lenient(data: bytes, codec: str) -> Decoded:
     forms = _BIG5_FORMS if codec == _BIG5 else (codec,)
     for form in forms:
         try:
-            return Decoded(data.decode(form), _shown(form))
+            return Decoded(_strict(data, form), _shown(form))
         except UnicodeDecodeError:
             continue
     form = forms[-1]
@@ -127,6 +128,22 @@ def _lenient(data: bytes, codec: str) -> Decoded:
         f"{lost} byte sequence(s) are not valid {_shown(form)} and show as \ufffd; name the encoding if it is another"
     )
     return Decoded(text, _shown(form), (warning,))
+
+
+def _strict(data: bytes, codec: str) -> str:
+    """As `data.decode(codec)`, but a long text is never in memory twice.
+
+    Python holds every character in as many bytes as the widest needs, and copies all of it when a wider one comes;
+    appending to one string grows it in place.
+    """
+    if len(data) <= _PIECE:
+        return data.decode(codec)
+    decoder = codecs.getincrementaldecoder(codec)()
+    text = ""
+    for start in range(0, len(data), _PIECE):
+        text += decoder.decode(data[start : start + _PIECE])
+    text += decoder.decode(b"", True)
+    return text
 
 
 def _shown(codec: str) -> str:

@@ -120,16 +120,16 @@ class _Child:
             self._process.stdin.flush()
         except OSError as error:
             raise self._crashed(path) from error
-        parts: list[str] = []
+        text = ""
         for kind, body in self._until_end(path, timeout):
             if kind == b"T":
-                parts.append(body.decode())
+                text += body.decode()  # grows in place; joining pieces would hold a long text twice
                 continue
             told = json.loads(body)
             if "error" in told:
                 raise _ERRORS.get(told["error"], UnreadableDocument)(told["problem"], told["hint"])
             if "document" in told:
-                return _document("".join(parts), told["document"])
+                return _document(text, told["document"])
         raise EngineFailure("The reader process ended without an answer.")
 
     def _until_end(self, path: Path, timeout: float) -> Iterator[_Message]:

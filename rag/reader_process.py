@@ -23,7 +23,7 @@ from .reading import ocr
 MEMORY = 8 * 1024**3
 """Bytes of address space; what needs more fails as a file, not as a machine."""
 
-_PIECE = 1 << 20  # characters per message, so that a long text is never twice in memory
+_PIECE = 1 << 18  # characters per message
 
 
 def serve() -> None:
@@ -65,12 +65,18 @@ def _answer(replies: IO[bytes], request: dict[str, Any]) -> None:
         what = f"{path.name} cannot be read: {type(error).__name__}: {error}."
         _tell_unexpected(replies, what[:500], "Save it again with another program, or leave it out.")
     else:
-        _give(replies, document)
+        pieces, rest = _taken_apart(document)
+        del document  # a long text is not to be in memory here and in the parent
+        for piece in pieces:
+            _send(replies, b"T", piece)
+        _tell(replies, {"document": rest})
 
 
-def _give(replies: IO[bytes], document: Document) -> None:
-    for start in range(0, len(document.text), _PIECE):
-        _send(replies, b"T", document.text[start : start + _PIECE].encode("utf-8", "replace"))
+def _taken_apart(document: Document) -> tuple[list[bytes], dict[str, Any]]:
+    """The text in UTF-8, and what else there is to tell."""
+    text = document.text
+    starts = range(0, len(text), _PIECE)
+    pieces = [text[start : start + _PIECE].encode("utf-8", "replace") for start in starts]
     marks = [[mark.start, mark.kind, mark.label, mark.level] for mark in document.marks]
     rest = {
         "marks": marks,
@@ -79,7 +85,7 @@ def _give(replies: IO[bytes], document: Document) -> None:
         "encoding": document.encoding,
         "warnings": document.warnings,
     }
-    _tell(replies, {"document": rest})
+    return pieces, rest
 
 
 def _tell_unexpected(replies: IO[bytes], problem: str, hint: str) -> None:

@@ -6,6 +6,7 @@ the table below is all that names them. To add a format: write `read(data, name,
 
 from __future__ import annotations
 
+import re
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 
 from ..core.errors import BadInput, EngineUnavailable, UnreadableDocument
 
+_INK = re.compile(r"\S")
 _PLACES = ("page", "slide", "sheet")
 
 MAX_BYTES = 512 * 1024 * 1024
@@ -160,7 +162,7 @@ def read_bytes(data: bytes, name: str, encoding: str | None = None, reader: Read
         raise EngineUnavailable(
             f"Reading {name} needs the package {error.name}.", 'Install it with: pip install "hanpaca[rag]"'
         ) from error
-    if not document.text.strip():
+    if _INK.search(document.text) is None:
         raise UnreadableDocument(f"{name} holds no text.", "Leave it out, or fill it.")
     return document
 

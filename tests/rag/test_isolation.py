@@ -203,3 +203,31 @@ def test_shared_reader(tmp_path: Path) -> None:
     path = tmp_path / "a.md"
     path.write_text("# A\n\ntext")
     assert read_isolated(path).headings_at(5) == ("A",)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "unit", ["羊驼生活在南美洲的高原上，毛很柔软。\n", "A llama lives in the Andes. 🦙 It is soft.\n"]
+)
+def test_memory_for_fifty_megabytes(tmp_path: Path, unit: str) -> None:
+    """Reading and splitting take at most 300 MB above idle in both processes together, even at four bytes a letter."""
+    path = tmp_path / "long.txt"
+    path.write_text(unit * (50_000_000 // len(unit.encode())), "utf-8")
+    code = (
+        "import sys, threading, time, psutil; from pathlib import Path\n"
+        "from hanpaca.rag.isolation import ReaderProcess; from hanpaca.rag.splitting import iter_passages\n"
+        "me, reader = psutil.Process(), ReaderProcess()\n"
+        "reader.read(Path(sys.argv[2]))\n"
+        "def used(): return sum(p.memory_info().rss for p in [me, *me.children()])\n"
+        "idle, most, done = used(), [0], threading.Event()\n"
+        "def watch():\n"
+        "    while not done.wait(0.02): most[0] = max(most[0], used())\n"
+        "thread = threading.Thread(target=watch); thread.start()\n"
+        "count = sum(1 for _ in iter_passages(reader.read(Path(sys.argv[1])), len, 512))\n"
+        "done.set(); thread.join(); print(count, (most[0] - idle) >> 20); reader.close()"
+    )
+    small = tmp_path / "small.txt"
+    small.write_text("text")
+    ran = subprocess.run([sys.executable, "-c", code, str(path), str(small)], capture_output=True, text=True)
+    count, megabytes = map(int, ran.stdout.split())
+    assert count > 40_000 and megabytes <= 300
