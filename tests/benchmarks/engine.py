@@ -11,7 +11,6 @@ import random
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,6 +61,13 @@ def bare_rate(context: NativeContext, count: int, new: int) -> float:
     for step in range(new):
         context.decode(tokens, [16 + step] * count, ids, [True] * count)
     return count * new / (time.perf_counter() - start)
+
+
+def total_rate(engine: LlamaCppEngine, count: int, new: int) -> float:
+    """Tokens per second of `count` requests from their submission to the last one's end, as a client sees it."""
+    sampling = GREEDY.replace(max_tokens=new, logit_bias=ENDLESS)
+    requests = [Request(prompt(8), sampling) for _ in range(count)]
+    return count * new / timed(lambda: streams.complete(engine, requests))
 
 
 def one_stream(report: Report, name: str, path: Path, engine: LlamaCppEngine, new: int) -> None:
@@ -170,10 +176,28 @@ def server(report: Report, name: str, path: Path, engine: LlamaCppEngine, new: i
 
     with peer_server.llama_cpp_server(path) as url:
         mine, other, ratio = median_ratio(
-            lambda: decode_rate(engine, 16, new), lambda: peer_server.rate(url, 16, new), 3
+            lambda: total_rate(engine, 16, new), lambda: peer_server.rate(url, 16, new), 3
         )
     report.say(f"  {name}: 16 callers {mine:.1f} tokens/s, llama_cpp.server {other:.1f}")
     report.check(f"{name} 16 callers / llama_cpp.server", ratio, least=3)
+
+
+def vllm(report: Report, url: str, path: Path) -> None:
+    """Total tokens/s at 1, 4 and 16 clients against a running vLLM that serves the same model."""
+    import _peer_server as peer_server
+
+    engine = LlamaCppEngine(path, rope_of(read(path)), LlamaCppOptions(context=2048))
+    ENDLESS.clear()
+    ENDLESS.update({token: -1e9 for token in engine.vocabulary.ends})
+    for count, bar in ((1, 1.0), (4, 1.0), (16, 1.2)):
+        mine, other, ratio = median_ratio(
+            lambda count=count: total_rate(engine, count, 64),
+            lambda count=count: peer_server.rate(url, count, 64, ignore_eos=True),
+            4,
+        )
+        report.say(f"  {path.name}: {count} callers {mine:.1f} tokens/s, vLLM {other:.1f}")
+        report.check(f"{path.name} {count} callers / vLLM", ratio, least=bar)
+    engine.close()
 
 
 def measure(report: Report, name: str, path: Path, new: int) -> None:
@@ -198,7 +222,13 @@ def measure(report: Report, name: str, path: Path, new: int) -> None:
 def main() -> int:
     report = Report("engine", __doc__ or "")
     report.parser.add_argument("--model", action="append", help="smollm2, random-1.3b or a GGUF file; repeatable")
+    report.parser.add_argument("--vllm", metavar="URL", help="only compare with a vLLM server of the first --model")
     options = report.parse()
+    if options.vllm:
+        found = resolve((options.model or ["smollm2"])[0]).path
+        assert found is not None
+        vllm(report, options.vllm, found)
+        return report.end()
     with tempfile.TemporaryDirectory() as folder:
         for name in options.model or ["smollm2", "random-1.3b"]:
             if name == "random-1.3b":
