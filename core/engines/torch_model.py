@@ -1,4 +1,4 @@
-"""Loading PyTorch weights: the choice of device, number format and attention, and one shell per RoPE plan.
+"""Loading PyTorch weights, and one shell per RoPE plan.
 
 Knows transformers, bitsandbytes and PEFT. Knows no requests.
 """
@@ -20,61 +20,10 @@ from ..rope import Rope, RopePlan
 from ..weights.adapter import Adapter
 from ..weights.checkpoint import read_json
 from ..weights.llama import read_rope
+from .torch_hardware import DTYPES, choose, detect
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = (None, "8bit", "4bit")
 _loading = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """What the choice depends on."""
-
-    device: str
-    """cpu, cuda, mps, or one of several: cuda:1."""
-    capability: tuple[int, int] = (0, 0)
-    """CUDA's compute capability."""
-    flash_attention: bool = False
-    """Whether the package flash-attn is installed."""
-    free_memory: int = 0
-    """Bytes, for weights on the CPU."""
-
-
-def detect(device: str) -> Hardware:
-    """The hardware here; `device` "auto" takes a GPU where there is one. Raises `BadInput` for one that is missing."""
-    import psutil
-    import torch
-
-    kind = device.partition(":")[0]
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if kind == "auto":
-        device = kind = next(name for name in ("cuda", "mps", "cpu") if there[name])
-    if not there.get(kind):
-        valid = ", ".join(["auto", *(name for name, found in there.items() if found)])
-        raise BadInput(f"There is no device {device!r} here.", f"Valid: {valid}.")
-    return Hardware(
-        device,
-        torch.cuda.get_device_capability(device) if kind == "cuda" else (0, 0),
-        importlib.util.find_spec("flash_attn") is not None,
-        psutil.virtual_memory().available,
-    )
-
-
-def choose(hardware: Hardware, dtype: str, parameters: int) -> tuple[str, str]:
-    """(number format, attention) for a model of so many parameters.
-
-    GPUs from Ampere on (capability 8.0) get bfloat16, and FlashAttention-2 where it is installed; older ones and
-    Apple's float16; the CPU float32 if two thirds of the free memory hold it, else bfloat16. All but FlashAttention-2
-    use PyTorch's own scaled dot-product attention.
-    """
-    kind = hardware.device.partition(":")[0]
-    if dtype == "auto":
-        if kind == "cpu":
-            dtype = "float32" if 4 * parameters <= hardware.free_memory * 2 / 3 else "bfloat16"
-        else:
-            dtype = "bfloat16" if kind == "cuda" and hardware.capability >= (8, 0) else "float16"
-    flash = kind == "cuda" and hardware.capability >= (8, 0) and hardware.flash_attention and dtype != "float32"
-    return dtype, "flash_attention_2" if flash else "sdpa"
 
 
 @dataclass
@@ -98,8 +47,8 @@ class Loaded:
     def cell_bytes(self) -> int:
         """Bytes of one cache cell: keys and values of one token in every layer."""
         config = self.model.config
-        heads = config.num_key_value_heads * (self.rope.dim if self.rope else 0)
-        return int(2 * config.num_hidden_layers * heads * (4 if self.dtype == "float32" else 2))
+        width = config.num_key_value_heads * self.rope.dim
+        return int(2 * config.num_hidden_layers * width * (4 if self.dtype == "float32" else 2))
 
     def shell(self, plan: RopePlan) -> Any:
         """The model with the frequencies of `plan`. Shells share every parameter and differ in nothing else."""

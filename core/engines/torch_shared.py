@@ -17,7 +17,8 @@ from ..rope import Rope, RopePlan
 from .batching import Scheduler
 from .jobs import Job
 from .torch_decoder import TorchDecoder
-from .torch_model import DTYPES, QUANTIZATIONS, Loaded, load
+from .torch_hardware import DTYPES, free_memory
+from .torch_model import QUANTIZATIONS, Loaded, load
 from .torch_tokenizer import Tokenizer, open_tokenizer
 from .worker import Worker, closed
 
@@ -42,7 +43,7 @@ class TransformersOptions:
     threads: int | None = None
     """CPU threads of PyTorch, which has one setting for the whole process; None leaves it alone."""
     cells: int | None = None
-    """Cache cells shared by all requests of a context; None: up to four times the context."""
+    """Cache cells shared by all requests of a context; None: up to four times the context, as memory allows."""
     running: int = 16
     """Most requests that run at the same time."""
     queue: int = 1024
@@ -143,7 +144,7 @@ class SharedModel:
         running = self._options.running
         decoder = TorchDecoder(
             self.loaded.shell(chosen),
-            cells=max(self._options.cells or min(4 * chosen.context, MOST_CELLS), chosen.context),
+            cells=max(self._options.cells or self._choose_cells(chosen), chosen.context),
             sequences=2 * running,
             masked=self.loaded.attention != "flash_attention_2",
         )
@@ -151,6 +152,10 @@ class SharedModel:
         self._contexts[chosen] = decoder, scheduler
         self._worker.add(scheduler)
         return decoder, scheduler
+
+    def _choose_cells(self, chosen: RopePlan) -> int:
+        affordable = int(free_memory(self.loaded.model.device) * 0.3 / self.loaded.cell_bytes)
+        return max(chosen.context, min(4 * chosen.context, MOST_CELLS, affordable))
 
     def release(self, owner: object) -> None:
         """One engine less: its jobs end with `Closed`, and the last one frees the weights."""

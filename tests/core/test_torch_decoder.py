@@ -12,7 +12,8 @@ from checkpoints import write_checkpoint
 from native_logits import distance, native
 
 from hanpaca.core.engines.torch_decoder import TorchDecoder
-from hanpaca.core.engines.torch_model import Hardware, Loaded, choose, detect, load
+from hanpaca.core.engines.torch_hardware import Hardware, choose, detect
+from hanpaca.core.engines.torch_model import Loaded, load
 from hanpaca.core.errors import BadInput, EngineFailure
 from hanpaca.core.rope import plan
 from hanpaca.core.weights.convert import convert
