@@ -58,7 +58,7 @@ def add_library(parser: Parser, default: str = "default") -> None:
 
 
 def add_model(parser: Parser, extra: str = "") -> None:
-    """`--model` and `--context`: which model answers. `extra` is added to the help."""
+    """`--model`, `--context`, `--threads`: which model answers, and how. `extra` is added to the help."""
     parser.add_argument(
         "--model",
         metavar="NAME|FILE",
@@ -66,6 +66,7 @@ def add_model(parser: Parser, extra: str = "") -> None:
         f"else smollm2{extra}",
     )
     parser.add_argument("--context", type=int, metavar="TOKENS", help="longest prompt and answer; default: the model's")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: one for each core")
 
 
 def add_sampling(parser: Parser) -> None:

@@ -13,7 +13,7 @@ from .answers import show_citations, show_notes, write
 from .arguments import Parser, add_json, add_library, add_model, add_sampling, sampling_of
 from .library import open_library
 from .output import as_json, say
-from .places import model_name
+from .places import model_name, model_options
 
 NO_MODEL = "none"
 
@@ -61,8 +61,7 @@ def model_of(found: argparse.Namespace, opened: contextlib.ExitStack) -> Model |
         if getattr(found, "mode", "auto") not in ("auto", "extract"):
             raise BadInput(f"Answering by {found.mode} needs a model.", "Leave --model out, or choose --mode extract.")
         return None
-    options = {"context": found.context} if found.context else {}
-    return opened.enter_context(load(model_name(found.model), **options))
+    return opened.enter_context(load(model_name(found.model), **model_options(found)))
 
 
 def _show(answer: Any) -> None:

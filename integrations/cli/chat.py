@@ -5,16 +5,15 @@ Ctrl+C stops the answer that is being written and keeps the conversation; Ctrl+D
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Generator, Iterator
-from typing import Any, cast
+from typing import cast
 
 from ...core import Delta, Message, Model, Sampling, load
 from ...core.errors import BadInput, ContextOverflow
 from .arguments import Parser, add_json, add_model, add_sampling, sampling_of
 from .output import as_json, note, say
-from .places import model_name
+from .places import model_name, model_options
 
 HELP = "/clear begins anew, /retry answers the last message again, /exit or Ctrl+D ends, Ctrl+C stops an answer."
 
@@ -28,7 +27,7 @@ def run(argv: list[str]) -> int:
     add_sampling(parser)
     add_json(parser)
     found = parser.parse(argv)
-    with load(model_name(found.model), **_options(found)) as model:
+    with load(model_name(found.model), system_prompt=found.system, **model_options(found)) as model:
         if model.kind == "base":
             raise BadInput(
                 f"{model.name} is a base model: it continues texts and does not chat.", "Choose a chat model."
@@ -38,11 +37,6 @@ def run(argv: list[str]) -> int:
             return _once(model, " ".join(found.message), sampling, found.json)
         _converse(model, sampling)
     return 0
-
-
-def _options(found: argparse.Namespace) -> dict[str, Any]:
-    given = {"context": found.context, "system_prompt": found.system}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _once(model: Model, text: str, sampling: Sampling, json: bool) -> int:

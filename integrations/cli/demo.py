@@ -15,7 +15,7 @@ from .answers import show_citations, show_notes, write
 from .arguments import Parser, add_json, add_library, add_model
 from .library import open_library, show_report, synced
 from .output import as_json, say
-from .places import library_folder, model_name
+from .places import library_folder, model_name, model_options
 
 QUESTIONS = ("How large is the 7B model at Q4_K?", "自适应NTK把上下文扩展到多长？")
 PASSAGES = 3
@@ -36,7 +36,7 @@ def run(argv: list[str]) -> int:
         report = synced(library, [manual()])
         if not found.json:
             show_report(report)
-    chain = _chain(library_folder(found.library), model_name(found.model), found.context)
+    chain = _chain(library_folder(found.library), model_name(found.model), model_options(found))
     answers = [_answer(chain, question, quiet=found.json) for question in QUESTIONS]
     if found.json:
         as_json({"embedded": report.embedded, "answers": answers})
@@ -56,12 +56,12 @@ def manual() -> Path:
     return folder
 
 
-def _chain(library: Path, model: str, context: int | None) -> Any:
+def _chain(library: Path, model: str, options: dict[str, Any]) -> Any:
     try:
         from ..langchain import ChatHanpaca, HanpacaRetriever, question_answering
     except ModuleNotFoundError as error:
         raise BadInput(f"The demo needs {error.name}.", 'Run: pip install "hanpaca[demo]"') from error
-    chat = ChatHanpaca(model=model, context=context, temperature=0, max_tokens=100)
+    chat = ChatHanpaca(model=model, load_options=options, temperature=0, max_tokens=100)
     return question_answering(HanpacaRetriever(library=library, k=PASSAGES), chat)
 
 

@@ -5,8 +5,10 @@ Knows folders and the catalog; opens and loads nothing.
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 BUNDLED = "smollm2"
 
@@ -25,6 +27,17 @@ def model_name(chosen: str | None) -> str:
     """`--model`, else $HANPACA_MODEL, else the largest chat model that was pulled, else the bundled one."""
     name = chosen or os.environ.get("HANPACA_MODEL")
     return name or pulled_chat_model() or BUNDLED
+
+
+def model_options(found: argparse.Namespace) -> dict[str, Any]:
+    """Options of `load` that the command line names."""
+    threads = found.threads
+    if threads is None and model_name(found.model) == BUNDLED:
+        # So small a model gains little from a second thread, and loses much where other programs run: its threads
+        # wait for each other hundreds of times for a token.
+        threads = 1
+    given = {"context": found.context, "threads": threads}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def pulled_chat_model() -> str | None:

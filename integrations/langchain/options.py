@@ -120,7 +120,9 @@ class ModelOptions(BaseModel):
         return {
             "model": model or self.model,
             "identity": self._loaded(model).identity,
-            **{name: getattr(sampling, name) for name in SAMPLING},
+            # Not as "stop": LangChain replaces that entry by the call's own, and two models would share an answer.
+            "stop_texts": sampling.stop,
+            **{name: getattr(sampling, name) for name in SAMPLING if name != "stop"},
         }
 
     def _traced(self, kind: str, stop: list[str] | None, given: Mapping[str, Any]) -> LangSmithParams:

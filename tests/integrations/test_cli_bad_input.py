@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import pypdfium2
 import pytest
 
 from hanpaca.integrations.cli import main
@@ -80,8 +81,12 @@ def test_a_file_without_text(run: Run, library: Path, tmp_path: Path, name: str,
     assert "llamas.txt" in run("sources", "--library", library).out
 
 
-def test_a_pdf_without_text(run: Run, library: Path, data: Path) -> None:
-    refused(run("ingest", data / "docs/pdf/debian-faq.zh-cn.pdf", "--library", library), "debian-faq.zh-cn.pdf")
+def test_a_pdf_without_text(run: Run, library: Path, tmp_path: Path) -> None:
+    empty = pypdfium2.PdfDocument.new()
+    empty.new_page(595, 842).close()
+    empty.save(tmp_path / "scan.pdf")
+    empty.close()
+    refused(run("ingest", "scan.pdf", "--library", library), "scan.pdf")
 
 
 def test_an_unreadable_file_among_readable_ones_is_reported_and_the_rest_is_read(run: Run, tmp_path: Path) -> None:
