@@ -24,7 +24,7 @@ class Shape:
 
 
 def byte_vocabulary(extra: tuple[str, ...] = ()) -> tuple[list[bytes], list[float], list[int]]:
-    """A sentencepiece-style vocabulary without a file: <unk>, <s>, </s>, 256 bytes, space, letters, `extra` controls."""
+    """A sentencepiece-style vocabulary without a file: controls, 256 bytes, space, letters, `extra` controls."""
     pieces = [b"<unk>", b"<s>", b"</s>"] + [f"<0x{byte:02X}>".encode() for byte in range(256)]
     types = [2, 3, 3] + [6] * 256
     letters = [

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ def feed_all(stream, chunks):
 def test_text_comes_through_whole_however_it_is_cut(text, cuts):
     data = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace").encode()
     points = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
-    chunks = [data[a:b] for a, b in zip(points, points[1:], strict=False)]
+    chunks = [data[a:b] for a, b in pairwise(points)]
     shown, rest = feed_all(TextStream(), chunks)
     assert "".join(shown) + rest == data.decode()
     assert "\ufffd" in text or not any("\ufffd" in part for part in shown), "half a character was shown"
