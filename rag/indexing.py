@@ -22,8 +22,10 @@ from .store import Store, placeholders
 from .terms import language_of, terms
 from .vectors import pack
 
-CONTEXT_TOKENS = 112
-"""Room that a passage leaves for its headings within what the embedder sees."""
+CONTEXT_CHARACTERS, CONTEXT_TOKENS = 64, 72
+"""How much of its headings is embedded with a passage, and the room that it leaves for them."""
+SPECIAL_TOKENS = 8
+"""What an embedder may add to a text: a prefix, a beginning, an end."""
 EMBED_BATCH = 32
 _TOGETHER = 512
 """Passages that are in memory at once."""
@@ -45,7 +47,13 @@ class FileRecord:
 def put(store: Store, record: FileRecord, document: Document, embedder: Embedder) -> int:
     """Replace what the store has of this file, in one transaction; the number of its passages."""
     limit = max(embedder.max_tokens - CONTEXT_TOKENS, embedder.max_tokens // 2)
-    passages = iter_passages(document, embedder.count_tokens, limit)
+
+    def size(text: str) -> int:
+        # A token is hardly ever less than a character, and counting takes longer than all the rest: short is short.
+        most = len(text) + SPECIAL_TOKENS
+        return most if most <= limit else embedder.count_tokens(text)
+
+    passages = iter_passages(document, size, limit)
     position = end = 0
     with store.write() as writing:
         old = _vectors_of(writing, record.path)
@@ -141,7 +149,7 @@ def reindex_keywords(store: Store, analysis: str) -> None:
 
 def context_of(headings: Iterable[str], title: str) -> str:
     """Where a passage stands, in words: what its own text may not say."""
-    return (" > ".join(headings) or title)[-120:]
+    return (" > ".join(headings) or title)[-CONTEXT_CHARACTERS:]
 
 
 def keywords_context(path: str, title: str, headings: Iterable[str]) -> str:

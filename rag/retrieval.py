@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MODES = ("hybrid", "keywords", "vectors")
 CANDIDATES, FOREIGN = 60, 20
 """How many passages each of the two ways proposes, and vectors besides from other languages."""
-KEYWORD_WEIGHT, CHARACTER_WEIGHT = 16.0, 4.6
+KEYWORD_WEIGHT, CHARACTER_WEIGHT = 17.0, 6.0
 """What the share of the question's terms, and of its characters, is worth in standard deviations of cosines."""
 FILE_WEIGHT = 0.25
 """What the best passage of the same file adds to a passage, as a share of its own score."""

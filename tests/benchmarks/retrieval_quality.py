@@ -8,14 +8,14 @@ hit is a result of the right document that holds a gold answer's span in its fir
 
 from __future__ import annotations
 
-import argparse
 import collections
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from _report import Report
 
 from hanpaca.rag import Hit, Library
 
@@ -63,43 +63,19 @@ def recall(library: Library, questions: list[dict[str, Any]]) -> dict[str, dict[
     }
 
 
-def check(name: str, value: float, bar: float, at_most: bool = False) -> dict[str, Any]:
-    """One line of a benchmark's report."""
-    return {"name": name, "value": round(value, 4), "bar": bar, "ok": value <= bar if at_most else value >= bar}
-
-
-def report(benchmark: str, checks: list[dict[str, Any]], as_json: bool) -> int:
-    """Print the checks; the exit code."""
-    for line in checks:
-        print(
-            f"{'ok  ' if line['ok'] else 'FAIL'} {line['name']}: {line['value']} (bar {line['bar']})", file=sys.stderr
-        )
-    if as_json:
-        print(json.dumps({"benchmark": benchmark, "checks": checks}, ensure_ascii=False))
-    return 0 if all(line["ok"] for line in checks) else 1
-
-
-def arguments(description: str | None) -> argparse.Namespace:
-    """The options that every benchmark has."""
-    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, default=os.environ.get("HANPACA_DATA"), help="the data folder")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    given = parser.parse_args()
-    if given.data is None or not Path(given.data).is_dir():
-        parser.error("name the data folder with --data or HANPACA_DATA")
-    given.data = Path(given.data)
-    return given
-
-
 def main() -> int:
     """Build the collection from nothing and ask every question."""
-    given = arguments(__doc__)
+    report = Report("retrieval_quality", "How often search finds the passage that answers.")
+    given = report.parse()
+    data = Path(given.data or "")
     with tempfile.TemporaryDirectory() as folder, Library.open(folder) as library:
-        fill(library, rows(given.data, "documents") + rows(given.data, "distractors"))
-        found = recall(library, rows(given.data, "questions"))
-    checks = [check("R@5", found["all"][5], 0.97), check("R@1", found["all"][1], 0.8)]
-    checks += [check(f"R@5 {language}", found[language][5], 0.97) for language in sorted(found) if language != "all"]
-    return report("retrieval_quality", checks, given.json)
+        fill(library, rows(data, "documents") + rows(data, "distractors"))
+        found = recall(library, rows(data, "questions"))
+    report.check("R@5", found["all"][5], least=0.97)
+    report.check("R@1", found["all"][1], least=0.8)
+    for language in sorted(found.keys() - {"all"}):
+        report.check(f"R@5 {language}", found[language][5], least=0.97)
+    return report.end()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,275 @@
+"""Document question-answering in figures: search, abstention, quotations, generated answers, ingestion, speed, memory.
+
+    python tests/benchmarks/documents.py [--data DIR] [--json] [--only quality,generated,ingestion,speed,memory]
+
+The collection of `quality` is the documents and distractors of `qa/dev` with the bundled embedder. `ingestion` reads
+all of `docs`, and measures LangChain's splitter with Chroma on a sample of the same files and the same embedder in the
+same run.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _report import Report
+from retrieval_quality import fill, first_hit, recall, rows
+
+from hanpaca.rag import Library, answer, extract
+from hanpaca.rag.embedding import load_embedder
+from hanpaca.rag.readers import read
+
+GENERATED = 60
+"""Questions that the small model answers; it takes seconds for each."""
+PEER_FILES = 12
+LARGE = 100_000
+
+
+def quality(data: Path, report: Report) -> None:
+    """Search, abstention, quotations."""
+    questions, unanswerable = rows(data, "questions"), rows(data, "unanswerable")
+    with tempfile.TemporaryDirectory() as folder, Library.open(folder) as library:
+        fill(library, rows(data, "documents") + rows(data, "distractors"))
+        found = recall(library, questions)
+        report.check("R@5", found["all"][5], least=0.99)
+        report.check("R@1", found["all"][1], least=0.88)
+        for language in sorted(found.keys() - {"all"}):
+            report.check(f"R@5 {language}", found[language][5])
+            report.check(f"R@1 {language}", found[language][1])
+        report.check("cross-lingual R@10", _cross_lingual(library, questions), least=0.5)
+        refused = [not library.find(question["question"]).answerable for question in questions]
+        rightly = [not library.find(question["question"]).answerable for question in unanswerable]
+        report.check("answerable refused", statistics.fmean(refused), most=0.05)
+        report.check("unanswerable refused", statistics.fmean(rightly), least=0.9)
+        report.check("answer in two quotations", _quoted(library, questions), least=0.85)
+
+
+def _cross_lingual(library: Library, questions: list[dict[str, Any]]) -> float:
+    """Share of English questions whose Chinese document's answer is among the first ten of everything."""
+    by_id = {question["id"]: question for question in questions}
+    english = [question for question in questions if question["lang"] == "en" and question.get("parallel_id") in by_id]
+    hits = [first_hit(library.search(q["question"], k=10), by_id[q["parallel_id"]]) for q in english]
+    return statistics.fmean(rank is not None for rank in hits)
+
+
+def _quoted(library: Library, questions: list[dict[str, Any]]) -> float:
+    """Share of questions whose gold answer lies in the first two quoted sentences."""
+    right = []
+    for question in questions:
+        found = library.find(question["question"], 5)
+        nearness = library.nearness(question["question"])
+        quotes = extract.quotes(question["question"], found.hits, found.weights, 2, nearness)
+        right.append(any(_holds(quote, question) for quote in quotes))
+    return statistics.fmean(right)
+
+
+def _holds(quote: extract.Quote, question: dict[str, Any]) -> bool:
+    spans = zip(question["answers"], question["answer_start"], strict=True)
+    return quote.hit.file == question["doc_id"] and any(
+        quote.start <= start and start + len(text) <= quote.end for text, start in spans
+    )
+
+
+def generated(data: Path, report: Report) -> None:
+    """SmolLM2 on English questions, beside quotations on the same ones."""
+    import hanpaca
+
+    questions = [question for question in rows(data, "questions") if question["lang"] == "en"][:GENERATED]
+    wanted = {question["doc_id"] for question in questions}
+    figures: dict[str, Counter[str]] = {"stuff": Counter(), "extract": Counter()}
+    with tempfile.TemporaryDirectory() as folder, Library.open(folder) as library, hanpaca.load("smollm2") as model:
+        fill(library, [row for row in rows(data, "documents") if row["id"] in wanted or row["lang"] == "en"])
+        for question in questions:
+            for mode, counts in figures.items():
+                sampling = {"temperature": 0.0, "max_tokens": 48}
+                given = answer(library, model, question["question"], mode=mode, k=3, sampling=sampling)
+                counts["refused"] += given.refused
+                counts["contains"] += any(text.lower() in given.text.lower() for text in question["answers"])
+                counts["f1"] += max(_f1(given.text, text) for text in question["answers"])
+                counts["citations"] += len(given.citations)
+                counts["right"] += sum(citation.file == question["doc_id"] for citation in given.citations)
+    for mode, counts in figures.items():
+        report.check(f"{mode}: contains the answer", counts["contains"] / len(questions))
+        report.check(f"{mode}: F1", counts["f1"] / len(questions))
+        report.check(f"{mode}: citation precision", counts["right"] / max(1, counts["citations"]))
+        report.check(f"{mode}: refused", counts["refused"] / len(questions))
+    if figures["stuff"]["contains"] < figures["extract"]["contains"]:
+        report.say("The model does worse than quoting the documents.")
+
+
+def _f1(said: str, gold: str) -> float:
+    ours, theirs = (Counter(re.findall(r"\w+", text.lower())) for text in (said, gold))
+    common = sum((ours & theirs).values())
+    return 2 * common / (sum(ours.values()) + sum(theirs.values())) if common else 0.0
+
+
+def ingestion(data: Path, report: Report) -> None:
+    """All documents into a library, again, and one changed; LangChain and Chroma on a sample."""
+    import shutil
+
+    with tempfile.TemporaryDirectory() as place:
+        documents = Path(place, "docs")
+        shutil.copytree(data / "docs", documents)
+        with Library.open(Path(place, "library")) as library:
+            first = library.sync([documents], embed=False)
+            start = time.perf_counter()
+            again = library.sync([documents], embed=False)
+            second = time.perf_counter() - start
+            changed = next(Path(path) for path in first.added if path.endswith(".md"))
+            changed.write_text(changed.read_text(encoding="utf-8") + "\n\n又加了一句。\n", encoding="utf-8")
+            third = library.sync([documents], embed=False)
+        files = len(first.added) + len(first.renamed)
+        sample = sorted(first.added, key=lambda path: Path(path).stat().st_size)
+        sample = sample[len(sample) // 4 :: max(1, len(sample) // (2 * PEER_FILES))][:PEER_FILES]
+        with Library.open(Path(place, "sample")) as library:
+            start = time.perf_counter()
+            library.sync(sample, embed=False)
+            ours = time.perf_counter() - start
+        theirs = _langchain(sample)
+    report.say(f"{files} files read in {first.seconds:.0f} s, {len(first.failed)} could not be:")
+    for path, message in first.failed:
+        report.say(f"  {Path(path).name}: {message}")
+    report.check("files read", files, least=500)
+    report.check("second sync / first", second / first.seconds, most=0.02)
+    report.check("unchanged after a second sync", len(again.unchanged) / files, least=1)
+    report.check("files read after one changed", len(third.changed) + len(third.added), most=1)
+    if theirs is None:
+        report.say("langchain-text-splitters is not installed: no comparison")
+    else:
+        report.check("searchable files/s against LangChain + Chroma", theirs / ours, least=5)
+
+
+def _langchain(files: list[str]) -> float | None:
+    """Seconds of the usual recipe: split by characters, embed, store; None where it is not installed."""
+    try:
+        from langchain_text_splitters import RecursiveCharacterTextSplitter
+    except ImportError:
+        return None
+    import chromadb
+    from chromadb.config import Settings
+
+    embedder = load_embedder()
+    embedder.embed_passages(["warm"])
+    with tempfile.TemporaryDirectory() as folder:
+        client = chromadb.PersistentClient(folder, settings=Settings(anonymized_telemetry=False))
+        collection = client.create_collection("peer", embedding_function=None)
+        splitter = RecursiveCharacterTextSplitter(chunk_size=400, chunk_overlap=40)
+        start = time.perf_counter()
+        for number, path in enumerate(files):
+            texts = splitter.split_text(read(Path(path)).text)
+            for at in range(0, len(texts), 64):
+                part = texts[at : at + 64]
+                ids = [f"{number}-{at + offset}" for offset in range(len(part))]
+                collection.add(ids=ids, documents=part, embeddings=embedder.embed_passages(part))
+        seconds = time.perf_counter() - start
+        client.close()
+    return seconds
+
+
+class _Random:
+    """Unit vectors at random: what a search costs does not depend on what they mean."""
+
+    identity, dimension, max_tokens = "random", 384, 512
+
+    def count_tokens(self, text: str) -> int:
+        return len(text)
+
+    def embed_passages(self, texts: Any) -> Any:
+        chance = np.random.default_rng(abs(hash(texts[0])) % 2**32)
+        vectors = chance.standard_normal((len(texts), 384)).astype(np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    embed_queries = embed_passages
+
+
+def speed(data: Path, report: Report) -> None:
+    """Searches among 100,000 passages; the question's vector is there already."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted((data / "plaintext").glob("*.txt"))]
+    texts += [path.read_text(encoding="utf-8") for path in sorted((data / "docs" / "md").rglob("*.md"))]
+    whole = "\n".join(texts)
+    questions = [row["question"] for row in rows(data, "questions")[::10]]
+    with tempfile.TemporaryDirectory() as folder, Library.open(folder, embedder=_Random()) as library:
+        size = LARGE // 100 * 400
+        for number in range(100):
+            start = number * (len(whole) - size) // 100 if len(whole) > size else 0
+            library.add_text(whole[start : start + size], f"text {number}", embed=False)
+        passages = library.embed_pending()
+        times: dict[str, list[float]] = {"search": [], "embedding": []}
+        bundled = load_embedder()
+        for question in questions:
+            began = time.perf_counter()
+            bundled.embed_queries([question])
+            times["embedding"].append(time.perf_counter() - began)
+            library.query_vector(question)
+            began = time.perf_counter()
+            library.search(question)
+            times["search"].append(time.perf_counter() - began)
+    ordered = sorted(1000 * value for value in times["search"][3:])
+    report.check("passages", passages, least=0.9 * LARGE)
+    report.check("search p50 ms", ordered[len(ordered) // 2], most=30)
+    report.check("search p95 ms", ordered[int(0.95 * len(ordered))], most=80)
+    report.check("embedding a question p50 ms", 1000 * statistics.median(times["embedding"]))
+
+
+def memory(data: Path, report: Report) -> None:
+    """The most memory above idle while a 50 MB text becomes searchable."""
+    import psutil
+
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted((data / "plaintext").glob("*.txt")))
+    with tempfile.TemporaryDirectory() as place:
+        large = Path(place, "large.txt")
+        with large.open("w", encoding="utf-8") as file:
+            while file.tell() < 50_000_000:
+                file.write(text[: 50_000_000 // 3])
+        del text
+        with Library.open(Path(place, "library")) as library:
+            library.add_text("暖机。", "warm")
+            process, most, done = psutil.Process(), [0], threading.Event()
+            idle = process.memory_info().rss
+
+            def watch() -> None:
+                while not done.wait(0.05):
+                    used = [process, *process.children(recursive=True)]
+                    most[0] = max(most[0], sum(one.memory_info().rss for one in used if one.is_running()))
+
+            watcher = threading.Thread(target=watch)
+            watcher.start()
+            library.sync([large], embed=False)
+            done.set()
+            watcher.join()
+    report.check("MB above idle for a 50 MB text", (most[0] - idle) / 1e6, most=300)
+
+
+SECTIONS: dict[str, Callable[[Path, Report], None]] = {
+    "quality": quality,
+    "generated": generated,
+    "ingestion": ingestion,
+    "speed": speed,
+    "memory": memory,
+}
+
+
+def main() -> int:
+    """Run the sections that were asked for."""
+    report = Report("documents", "Document question-answering in figures.")
+    report.parser.add_argument("--only", default=",".join(SECTIONS), help=f"some of {', '.join(SECTIONS)}")
+    given = report.parse()
+    wanted = given.only.split(",")
+    if unknown := set(wanted) - SECTIONS.keys():
+        report.parser.error(f"unknown sections: {', '.join(sorted(unknown))}")
+    for name in wanted:
+        SECTIONS[name](Path(given.data or ""), report)
+    return report.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
