@@ -25,6 +25,8 @@ from .readers import Document, Mark
 
 TIMEOUT = 120.0
 """Seconds without a sign of life after which a file is given up. Recognising a scanned page is a sign of life."""
+_STARTING = 60.0
+"""Seconds that the process itself may take to start; they are not the file's."""
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from hanpaca.rag.reader_process import serve; serve()"
@@ -104,6 +106,7 @@ class _Child:
             start_new_session=True,  # Ctrl+C is for the caller, who then ends this process
         )
         self._messages: SimpleQueue[_Message | None] = SimpleQueue()
+        self._started = False
         assert self._process.stdout is not None
         thread = threading.Thread(target=_collect, args=(self._process.stdout, self._messages), daemon=True)
         thread.start()
@@ -135,7 +138,7 @@ class _Child:
     def _until_end(self, path: Path, timeout: float) -> Iterator[_Message]:
         while True:
             try:
-                message = self._messages.get(timeout=timeout)
+                message = self._messages.get(timeout=timeout if self._started else max(timeout, _STARTING))
             except Empty:
                 self.stop()
                 raise UnreadableDocument(
@@ -144,6 +147,7 @@ class _Child:
                 ) from None
             if message is None:
                 raise self._crashed(path)
+            self._started = True
             yield message
 
     def _crashed(self, path: Path) -> UnreadableDocument:

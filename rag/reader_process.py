@@ -35,6 +35,7 @@ def serve() -> None:
     requests: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, requests), daemon=True).start()
     ocr.on_page.set(lambda: _send(replies, b"J", b"{}"))
+    _send(replies, b"J", b"{}")  # ready: from here on, time is the file's
     while True:
         _answer(replies, json.loads(requests.get()))
 

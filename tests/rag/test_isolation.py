@@ -88,7 +88,7 @@ def test_a_timeout_costs_one_file(tmp_path: Path) -> None:
         start = time.monotonic()
         with pytest.raises(UnreadableDocument, match="more than 1 seconds"):
             reader.read(path)
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 20
         assert not psutil.pid_exists(stopped)
         assert reader.read(path).text == "text"
 
