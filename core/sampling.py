@@ -97,16 +97,16 @@ class Sampling:
 
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
-    ("max_tokens", 1, math.inf),
+    ("max_tokens", 1, 2**31 - 1),
     ("temperature", 0, 100),
-    ("top_k", 0, math.inf),
+    ("top_k", 0, 2**31 - 1),
     ("top_p", 0, 1),
     ("min_p", 0, 1),
     ("typical_p", 0, 1),
     ("repetition_penalty", 0.01, 100),
     ("presence_penalty", -10, 10),
     ("frequency_penalty", -10, 10),
-    ("penalty_last_n", -1, math.inf),
+    ("penalty_last_n", -1, 2**20),
     ("mirostat", 0, 2),
     ("mirostat_tau", 0, 100),
     ("mirostat_eta", 0, 10),

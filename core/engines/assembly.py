@@ -6,6 +6,7 @@ Knows neither threads nor models: an engine calls `token` for each token in orde
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from .base import Delta, Listener, Request, TokenLogprob, Usage
 
@@ -41,7 +42,7 @@ class Assembly:
             return self.finish("stop" if self._text.stopped else "length", text)
         if text:
             self._emit(Delta(text, logprobs=self._take_logprobs()))
-        return False
+        return self._done
 
     def finish(self, reason: str, text: str = "") -> bool:
         """Say the last delta, with what was held back. Always True."""
@@ -57,7 +58,8 @@ class Assembly:
         """End with an error."""
         if not self._done:
             self._done = True
-            self._listener(error)
+            with suppress(Exception):
+                self._listener(error)
 
     def silence(self) -> None:
         """The caller has gone: it hears no more."""
@@ -65,7 +67,10 @@ class Assembly:
 
     def _emit(self, delta: Delta) -> None:
         if not self._done:
-            self._listener(delta)
+            try:
+                self._listener(delta)
+            except Exception:  # a caller that cannot listen has gone; its neighbours must not notice
+                self._done = True
 
     def _take_logprobs(self) -> tuple[TokenLogprob, ...]:
         taken, self._logprobs = tuple(self._logprobs), []

@@ -379,9 +379,11 @@ class Scheduler:
 
     @staticmethod
     def _end_job(job: Job, error: BaseException | None) -> None:
-        if error is not None and not job.cancelled:
-            job.fail(error)
-        job.released()
+        try:
+            if error is not None and not job.cancelled:
+                job.fail(error)
+        finally:
+            job.released()
 
 
 def _over(job: Job, now: float) -> bool:

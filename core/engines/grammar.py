@@ -47,6 +47,22 @@ def gbnf_of_schema(schema: Mapping[str, Any]) -> str:
     return _mend(grammar)
 
 
+def check_size(grammar: str) -> None:
+    """Refuse grammars that llama.cpp's recursive parser would run out of stack on, or silently take for none."""
+    depth = deepest = 0
+    for character in grammar:
+        depth += (character == "(") - (character == ")")
+        deepest = max(deepest, depth)
+    rules = grammar.count("::=")
+    if not grammar.strip() or "\0" in grammar:
+        raise BadInput("The grammar is empty or holds a NUL character.", "Leave it out for an unconstrained answer.")
+    if len(grammar) > 256 * 1024 or deepest > 100 or rules > 5000:
+        raise BadInput(
+            f"The grammar is too large: {len(grammar):,} characters, {rules:,} rules, {deepest} levels of parentheses.",
+            "At most 262,144 characters, 5,000 rules and 100 levels.",
+        )
+
+
 def _check(schema: Any, at: str, whole: Mapping[str, Any]) -> None:
     if not isinstance(schema, Mapping):
         raise BadInput(f"The JSON schema has {schema!r} at {at or 'its root'} where a schema is expected.")

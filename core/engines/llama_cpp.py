@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import BadInput, Busy, Closed, ContextOverflow, EngineFailure
+from ..errors import BadInput, Busy, Closed, ContextOverflow, EngineFailure, HanpacaError
 from ..rope import Rope, RopePlan, context_sizes, plan
 from .assembly import Assembly
 from .base import Listener, Request
@@ -133,6 +133,8 @@ class LlamaCppEngine:
     def score(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[list[float]]:
         """See `Engine.score`. The prompt is computed once."""
         jobs: list[ScoreJob] = []
+        self._check_open()
+        self._check(prompt)
         try:
             for continuation in continuations:
                 if not continuation:
@@ -216,7 +218,12 @@ class LlamaCppEngine:
             job.released()
             raise Busy(f"{self._options.queue} requests are waiting already.", "Try again in a moment.")
         job.owner = self._owner
-        self._shared.submit(key, job)
+        try:
+            self._shared.submit(key, job)
+        except HanpacaError:
+            job.cancelled = True
+            job.released()
+            raise
 
 
 def _release(shared: SharedWeights, owner: object) -> None:

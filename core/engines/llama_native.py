@@ -55,28 +55,41 @@ def physical_cores() -> int:
     return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
 
 
-_log_lock = threading.Lock()
+_errors = threading.local()
+_log: list[Any] = []
+"""Our callback and the one before it: native threads may hold them, so they live as long as the process."""
 
 
 @contextmanager
 def native_errors() -> Iterator[list[str]]:
-    """Collects llama.cpp's error lines while a model or a context is made; its log is one for the whole process."""
-    L = library()
+    """Collects llama.cpp's error lines of this thread, while a model, a context or a grammar is made."""
+    _install_log()
     lines: list[str] = []
+    _errors.lines = lines
+    try:
+        yield lines
+    finally:
+        _errors.lines = None
+
+
+def _install_log() -> None:
+    """Listen to llama.cpp's log, which is one for the whole process, once; what nobody collects goes on as before."""
+    if _log:
+        return
+    L = library()
+    before, data = L.llama_log_callback(), ctypes.c_void_p()
+    L.llama_log_get(ctypes.byref(before), ctypes.byref(data))
 
     @L.llama_log_callback  # type: ignore[untyped-decorator, unused-ignore]
-    def collect(level: int, text: bytes, _: Any) -> None:
-        if level == 3:
+    def hear(level: int, text: bytes, _: Any) -> None:
+        lines = getattr(_errors, "lines", None)
+        if lines is None:
+            before(level, text, data)
+        elif level == 3:
             lines.append(text.decode("utf-8", "replace").strip())
 
-    with _log_lock:
-        before, data = L.llama_log_callback(), ctypes.c_void_p()
-        L.llama_log_get(ctypes.byref(before), ctypes.byref(data))
-        L.llama_log_set(collect, ctypes.c_void_p())
-        try:
-            yield lines
-        finally:
-            L.llama_log_set(before, data)
+    _log.extend((before, hear))
+    L.llama_log_set(hear, ctypes.c_void_p())
 
 
 class NativeWeights:

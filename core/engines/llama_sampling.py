@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadInput
+from ..errors import BadInput, UnsupportedFeature
 from ..sampling import Sampling
 from .base import TokenLogprob
+from .grammar import check_size, gbnf_of_schema
 from .llama_native import NativeContext, NativeWeights
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
@@ -41,8 +42,11 @@ class Sampler:
         token = self._apply(context, row, masked=False)
         if not self._allows(token):
             token = self._apply(context, row, masked=True)
-            if not self._allows(token):  # nothing is allowed any more: accepting would end the process
-                return self._weights.vocabulary.eos if self._weights.vocabulary.eos is not None else token
+            if not self._allows(token):  # accepting it would end the process
+                raise UnsupportedFeature(
+                    "The grammar and the other settings leave no token to go on with.",
+                    "Check logit_bias against the grammar.",
+                )
         self._L.llama_sampler_accept(self._grammar, token)
         self._L.llama_sampler_accept(self._chain, token)
         return token
@@ -108,11 +112,11 @@ class Sampler:
 
     def _make_grammar(self, s: Sampling) -> Any:
         if s.json_schema is not None:
-            from .grammar import gbnf_of_schema
-
             text = gbnf_of_schema(s.json_schema)
+            check_size(text)
         elif s.grammar is not None:
             text = s.grammar
+            check_size(text)
         else:
             return None
         from .llama_native import native_errors

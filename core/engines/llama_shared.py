@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..errors import BadModelFile, HanpacaError, UnsupportedFeature
+from ..errors import BadModelFile, EngineFailure, HanpacaError, UnsupportedFeature
 from ..rope import RopePlan
 from .batching import Scheduler
 from .jobs import Job
@@ -118,8 +118,9 @@ class SharedWeights:
             context, scheduler = self._contexts.get(key) or self._open(key)
             job.decoder = context
             scheduler.submit(job)
-        except HanpacaError as error:
-            job.fail(error)
+        except Exception as error:
+            known = error if isinstance(error, HanpacaError) else EngineFailure(f"The context failed: {error!r}.")
+            job.fail(known)
             job.released()
 
     def _abandon(self, owner: object) -> None:

@@ -28,6 +28,7 @@ class Worker:
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._schedulers: list[Scheduler] = []
         self._stopping = False
+        self._at_end: Callable[[], None] | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
         _alive.add(self)
@@ -72,8 +73,7 @@ class Worker:
         with self._wake:
             if not self._stopping:
                 self._stopping = True
-                if at_end is not None:
-                    self._calls.append((at_end, Future()))
+                self._at_end = at_end
                 self._wake.notify()
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -85,17 +85,22 @@ class Worker:
                     self._wake.wait()
                 calls, stopping = list(self._calls), self._stopping
                 self._calls.clear()
-            if stopping:
-                for scheduler in self._schedulers:
-                    scheduler.abandon(closed())
             for function, future in calls:
                 _fulfil(function, future)
             if stopping:
-                _alive.discard(self)
+                self._end()
                 return
             for scheduler in self._schedulers:
                 if scheduler.busy:
                     self._step(scheduler)
+
+    def _end(self) -> None:
+        """After the last call: what it queued is ended too, then the memory goes."""
+        for scheduler in self._schedulers:
+            scheduler.abandon(closed())
+        if self._at_end is not None:
+            _fulfil(self._at_end, Future())
+        _alive.discard(self)
 
     @staticmethod
     def _step(scheduler: Scheduler) -> None:
