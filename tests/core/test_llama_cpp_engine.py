@@ -293,6 +293,11 @@ def test_what_native_code_would_die_of_is_refused(tiny):
         tiny.submit(Request([1], GREEDY.replace(logit_bias={10**6: 1.0})), lambda event: None)
 
 
+def endless(engine, tokens=4000):
+    """Greedy, and never ending by itself."""
+    return GREEDY.replace(max_tokens=tokens, logit_bias=dict.fromkeys(engine.vocabulary.ends, -1e9))
+
+
 def wait_until_still(engine, seconds=5.0):
     """Tokens decoded, once that number no longer changes."""
     end = time.monotonic() + seconds
@@ -307,15 +312,16 @@ def wait_until_still(engine, seconds=5.0):
 
 
 def test_closing_a_stream_stops_the_work(smol):
-    stream = streams.stream(smol, Request(ask(smol), GREEDY.replace(max_tokens=4000)))
+    before = smol.computed
+    stream = streams.stream(smol, Request(ask(smol), endless(smol)))
     next(stream)
     stream.close()
-    assert wait_until_still(smol) < 4000
+    assert wait_until_still(smol) - before < 2000
 
 
 async def test_cancelling_an_await_stops_the_work(smol):
     before = smol.computed
-    task = asyncio.create_task(streams.acomplete(smol, [Request(ask(smol), GREEDY.replace(max_tokens=4000))]))
+    task = asyncio.create_task(streams.acomplete(smol, [Request(ask(smol), endless(smol))]))
     await asyncio.sleep(0.3)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -334,7 +340,7 @@ async def test_the_loop_keeps_ticking_while_a_model_works(smol):
 
     ticker = asyncio.create_task(tick())
     start = time.monotonic()
-    answer = [d async for d in streams.astream(smol, Request(ask(smol), GREEDY.replace(max_tokens=100)))]
+    answer = [d async for d in streams.astream(smol, Request(ask(smol), endless(smol, 100)))]
     took = time.monotonic() - start
     ticker.cancel()
     assert answer[-1].finish_reason and ticks >= 25 * min(took, 1)
@@ -392,6 +398,43 @@ def test_a_failing_pass_fails_only_its_requests(tiny, monkeypatch):
     with pytest.raises(EngineFailure, match="simulated"):
         generate(tiny, [1] * 40)
     assert generate(tiny, [1, 270])[0].finish_reason
+
+
+def test_a_listener_that_raises_harms_nobody_else(tiny):
+    def faulty(event):
+        raise ValueError("in the listener")
+
+    for _ in range(3):
+        tiny.submit(Request([1, 270], GREEDY), faulty)
+    assert generate(tiny, [1, 271])[0].finish_reason
+    assert generate(tiny, [1, 272])[0].finish_reason
+
+
+@pytest.mark.parametrize("attempt", range(10))
+def test_closing_while_the_first_context_opens_ends_the_caller(tiny_file, attempt):
+    engine = open_engine(tiny_file, cells=4096 + 256 * attempt)
+    heard = threading.Event()
+    engine.submit(Request([1, 270], GREEDY.replace(max_tokens=900)), lambda event: heard.set())
+    engine.close()
+    assert heard.wait(10), "nobody told the caller"
+
+
+@pytest.mark.parametrize("grammar", ["", "  ", "root ::= " + "(" * 100_000, "root ::= a\n" + "a ::= b\n" * 6000])
+def test_grammars_that_native_code_would_die_of_are_refused(tiny, grammar):
+    with pytest.raises(BadInput, match="grammar"):
+        generate(tiny, [1, 270], sampling=GREEDY.replace(grammar=grammar))
+
+
+def test_a_grammar_that_leaves_no_token_says_so(tiny):
+    blocked = {token: -math.inf for token in range(tiny.vocabulary.size) if tiny.token_bytes(token) in (b"a", b" a")}
+    sampling = GREEDY.replace(grammar='root ::= "a"', logit_bias=blocked)
+    with pytest.raises(UnsupportedFeature, match="leave no token"):
+        generate(tiny, [1, 270], sampling=sampling)
+
+
+def test_a_score_needs_a_prompt(tiny):
+    with pytest.raises(BadInput, match="empty"):
+        tiny.score([], [[5]])
 
 
 def test_a_full_queue_says_busy(tiny_file):
