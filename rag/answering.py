@@ -302,7 +302,8 @@ class _Asking:
         return self.sampling.max_tokens or max(1, min(ANSWER_TOKENS, self.model.context_length // 4))
 
     def _limited(self) -> Sampling:
-        return self.sampling.replace(max_tokens=self._room())
+        """The caller's settings within the window; a small model that begins to copy the sources' frame is stopped."""
+        return self.sampling.replace(max_tokens=self._room(), stop=(*self.sampling.stop, "</source", "<source"))
 
     def _fits(self, messages: Sequence[Message]) -> bool:
         assert self.model is not None

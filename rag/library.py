@@ -189,12 +189,14 @@ class Library:
         on_progress: OnProgress | None = None,
         *,
         embed: bool = True,
+        encoding: str | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> SyncReport:
         """Bring the library in step with these files and everything below these folders.
 
         Files are added, changed, renamed and removed by their content; each is there for keyword search as soon as
-        it is read. Then the vectors follow, unless `embed` is False (`embed_pending` makes them later). `stop` is
+        it is read. Then the vectors follow, unless `embed` is False (`embed_pending` makes them later).
+        `encoding` overrides the rule for plain-text files and reads those again that were read by another. `stop` is
         asked between batches and ends the embedding early. Raises `BadInput` for a missing path and
         for a folder with nothing to read; files that cannot be read stand in the report.
         """
@@ -202,7 +204,7 @@ class Library:
         tell = on_progress or _ignore
         with self.writing():
             self._remember_embedder()
-            report = sync.read_into(self.store, paths, self.embedder, tell)
+            report = sync.read_into(self.store, paths, self.embedder, tell, encoding)
             if embed:
                 report.embedded = self._embed(tell, stop)
             if report.changed or report.removed:

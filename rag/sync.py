@@ -19,13 +19,15 @@ from ..core.errors import BadInput, EngineUnavailable, HanpacaError
 from . import indexing
 from .embedding import Embedder
 from .indexing import FileRecord
+from .isolation import read_isolated
 from .paths import absolute, is_below
-from .readers import Document, is_readable, read
+from .readers import FORMATS, Document, is_readable, read
 from .store import Store
 
 RACY_SECONDS = 2
 """A file written so shortly before it was read may have changed again within the clock's grain: read it again."""
 _TRIES = 3
+_PLAIN = ("text:", "markdown:")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class _Known(NamedTuple):
     modified: int
     checked: int
     digest: bytes
+    encoding: str | None
 
 
 def find_files(paths: Sequence[Path | str]) -> dict[str, os.stat_result]:
@@ -99,7 +102,9 @@ def _below(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def read_into(store: Store, paths: Sequence[Path | str], embedder: Embedder, tell: OnProgress) -> SyncReport:
+def read_into(
+    store: Store, paths: Sequence[Path | str], embedder: Embedder, tell: OnProgress, encoding: str | None = None
+) -> SyncReport:
     """The first half of a sync: files into passages and the keyword index."""
     report = SyncReport()
     found = find_files(paths)
@@ -113,7 +118,7 @@ def read_into(store: Store, paths: Sequence[Path | str], embedder: Embedder, tel
     clock = _Clock("read", sum(stat.st_size for stat in found.values()), tell)
     for count, (path, stat) in enumerate(found.items()):
         clock.tell(count, len(found), path)
-        _one(store, path, stat, known.get(path), gone, embedder, report)
+        _one(store, path, stat, known.get(path), gone, embedder, report, encoding)
         clock.advance(stat.st_size)
     for path in gone:
         indexing.forget(store, path)
@@ -131,19 +136,21 @@ def _one(
     gone: dict[str, _Known],
     embedder: Embedder,
     report: SyncReport,
+    encoding: str | None,
 ) -> None:
-    if known is not None and _same(known, stat):
+    misread = encoding is not None and (known is None or known.encoding not in (None, encoding))
+    if known is not None and not misread and _same(known, stat):
         report.unchanged.append(path)
         return
-    if (old := _remembered_failure(store, path, stat)) is not None:
+    if not misread and (old := _remembered_failure(store, path, stat)) is not None:
         report.failed.append((path, old))
         return
     try:
         path.encode()
         record = _record(path)
         same = _moved_from(known, record, gone)
-        if same is None and (known is None or known.digest != record.digest):
-            record, document = _read_still(record)
+        if same is None and (known is None or misread or known.digest != record.digest):
+            record, document = _read_still(record, encoding)
     except EngineUnavailable:
         raise
     except (HanpacaError, OSError, UnicodeEncodeError) as error:
@@ -152,7 +159,7 @@ def _one(
         if not isinstance(error, _Changing | OSError | UnicodeEncodeError):
             _remember_failure(store, path, stat, message)
         return
-    if known is not None and known.digest == record.digest:
+    if known is not None and not misread and known.digest == record.digest:
         _touch(store, record)
         report.unchanged.append(path)
     elif same is not None:
@@ -172,15 +179,22 @@ def _moved_from(known: _Known | None, record: FileRecord, gone: Mapping[str, _Kn
     return next((row for row in gone.values() if row.digest == record.digest), None)
 
 
-def _read_still(record: FileRecord) -> tuple[FileRecord, Document]:
+def _read_still(record: FileRecord, encoding: str | None) -> tuple[FileRecord, Document]:
     """A file as it was at one moment: read again if it changed meanwhile."""
     for _ in range(_TRIES):
-        document = read(Path(record.path))
+        document = _read(Path(record.path), encoding)
         again = _record(record.path)
         if again.digest == record.digest:
             return record, document
         record = again
     raise _Changing(f"{record.path} changes while it is read.", "Run the command again when it is finished.")
+
+
+def _read(path: Path, encoding: str | None) -> Document:
+    """Plain text here; formats whose parsers may hang or crash in a process of their own."""
+    if FORMATS.get(path.suffix.lower(), "").startswith(_PLAIN):
+        return read(path, encoding=encoding)
+    return read_isolated(path, encoding=encoding)
 
 
 class _Changing(BadInput):
@@ -201,7 +215,7 @@ def _same(known: _Known, stat: os.stat_result) -> bool:
 
 def _known_below(store: Store, paths: Sequence[Path | str]) -> dict[str, _Known]:
     rows = store.connection.execute(
-        "SELECT path, size, modified, checked, digest FROM files WHERE origin = 'file' ORDER BY path"
+        "SELECT path, size, modified, checked, digest, encoding FROM files WHERE origin = 'file' ORDER BY path"
     )
     inside = _inside(paths)
     return {row[0]: _Known(*row) for row in rows if inside(row[0])}

@@ -10,7 +10,7 @@ PUBLIC = {
         "Answer", "AnswerDelta", "Citation", "Hit", "Library", "aanswer", "answer", "astream_answer", "stream_answer",
     ],
     "hanpaca.integrations.langchain": [
-        "ChatHanpaca", "HanpacaRetriever",
+        "ChatHanpaca", "HanpacaEmbeddings", "HanpacaLLM", "HanpacaRetriever", "question_answering",
     ],
 }  # fmt: skip
 

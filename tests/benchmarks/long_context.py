@@ -3,7 +3,7 @@
     python tests/benchmarks/long_context.py [--json] [--model smollm2] [--text FILE] [--lengths 16384,24576,36864]
 
 Each figure is a ratio to the perplexity of the same tokens inside the native window, so that texts and models compare.
-On two idle cores SmolLM2 takes about 25 minutes, most of it for the longest length.
+On two idle cores SmolLM2 takes about half an hour, most of it for the longest length.
 """
 
 from __future__ import annotations

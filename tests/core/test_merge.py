@@ -126,7 +126,10 @@ def test_pytorch_files_and_half_precision(tmp_path: Path) -> None:
     torch.save(load_file(tmp_path / "lora" / "adapter_model.safetensors"), tmp_path / "lora" / "adapter_model.bin")
     (tmp_path / "lora" / "adapter_model.safetensors").unlink()
     out = merge(folder, [tmp_path / "lora"], tmp_path / "out", verify=True)
-    assert_same(out, expected.to(torch.bfloat16), bound=0)
+    merged, wanted = load(out).state_dict(), expected.to(torch.bfloat16).state_dict()
+    for name, tensor in wanted.items():  # sums that differ in the last bit of F32 may round to neighbours
+        torch.testing.assert_close(merged[name], tensor, rtol=2**-7, atol=1e-6)
+        assert (merged[name] == tensor).float().mean() > 0.99, name
 
 
 @pytest.mark.parametrize("modules", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]], ids="+".join)

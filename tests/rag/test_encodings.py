@@ -99,7 +99,11 @@ def test_any_bytes_decode_or_are_refused(raw: bytes) -> None:
 
 
 def test_losses_are_counted() -> None:
-    raw = "这是一段普通的中文文本，用来检查坏字节的处理。".encode("gb18030") + b"\xff" + "后面还有文字，也要读出来。".encode("gb18030")
+    raw = (
+        "这是一段普通的中文文本，用来检查坏字节的处理。".encode("gb18030")
+        + b"\xff"
+        + "后面还有文字，也要读出来。".encode("gb18030")
+    )
     decoded = decode(raw)
     assert decoded.encoding == "gb18030"
     assert decoded.text.count("\ufffd") == 1 and decoded.text.endswith("读出来。")

@@ -191,3 +191,13 @@ def test_rebuild_vectors(library: Library, folder: Path) -> None:
     before = [hit.file for hit in library.search("羊驼能活多久？", mode="vectors")]
     assert library.rebuild_vectors() == 2
     assert [hit.file for hit in library.search("羊驼能活多久？", mode="vectors")] == before
+
+
+def test_an_encoding_given_overrides_the_one_found(library: Library, folder: Path) -> None:
+    (folder / "旧.txt").write_bytes("羊驼的毛叫做羊驼绒。".encode("gb18030"))
+    library.sync([folder / "旧.txt"], embed=False)
+    assert library.files()[0].encoding is not None
+    found = library.sync([folder / "旧.txt"], embed=False, encoding="big5")
+    assert found.changed or found.failed
+    library.sync([folder / "旧.txt"], embed=False, encoding="gb18030")
+    assert library.search("羊驼绒", mode="keywords")[0].text == "羊驼的毛叫做羊驼绒。"

@@ -222,7 +222,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytes
     real = sync.read
 
     def read(path: Path, **options: object) -> object:
-        document = real(path)
+        document = real(path, **options)
         if path.name == restless.name:
             restless.write_text(restless.read_text(encoding="utf-8") + "一", encoding="utf-8")
         return document

@@ -13,13 +13,22 @@ CASES = {
     "closing quotes stay": ("他说：“好。”然后走了。（完。）", ["他说：“好。”", "然后走了。", "（完。）"]),
     "repeated marks": ("什么？！不会吧！！！", ["什么？！", "不会吧！！！"]),
     "decimal points": ("价格是3.5元，涨了0.2%。", ["价格是3.5元，涨了0.2%。"]),
-    "file names and versions": ("See hanpaca.rag and v1.2.3 of a.txt for more.", ["See hanpaca.rag and v1.2.3 of a.txt for more."]),
+    "file names and versions": (
+        "See hanpaca.rag and v1.2.3 of a.txt for more.",
+        ["See hanpaca.rag and v1.2.3 of a.txt for more."],
+    ),
     "abbreviations": (
         "Dr. Li met Mr. Wang at 5 p.m. on Jan. 3. They left.",
         ["Dr. Li met Mr. Wang at 5 p.m. on Jan. 3.", "They left."],
     ),
-    "initials": ("J. R. Smith of the U.S. Army wrote it. I read it.", ["J. R. Smith of the U.S. Army wrote it.", "I read it."]),
-    "etc. may end": ("Cats, dogs, etc. are pets. Birds, etc. Then fish.", ["Cats, dogs, etc. are pets.", "Birds, etc.", "Then fish."]),
+    "initials": (
+        "J. R. Smith of the U.S. Army wrote it. I read it.",
+        ["J. R. Smith of the U.S. Army wrote it.", "I read it."],
+    ),
+    "etc. may end": (
+        "Cats, dogs, etc. are pets. Birds, etc. Then fish.",
+        ["Cats, dogs, etc. are pets.", "Birds, etc.", "Then fish."],
+    ),
     "english quotes": ('He said "Go." She went.', ['He said "Go."', "She went."]),
     "ascii marks in chinese": ("你好!我来了.他走了?是的", ["你好!", "我来了.", "他走了?", "是的"]),
     "list numbers": ("1. Install it.\n2. Run it.", ["1. Install it.", "2. Run it."]),
@@ -48,7 +57,9 @@ def test_cases(text: str, wanted: list[str]) -> None:
 
 
 PIECES = st.lists(
-    st.sampled_from([*"。！？；…”’」）.!?\"') \n\t,，3", "\n\n", "Dr.", "etc.", "中文", "word", "A", "- ", "1. ", "　", "x" * 60])
+    st.sampled_from(
+        [*"。！？；…”’」）.!?\"') \n\t,，3", "\n\n", "Dr.", "etc.", "中文", "word", "A", "- ", "1. ", "　", "x" * 60]
+    )
 )
 
 
