@@ -34,6 +34,8 @@ class JinjaTemplate:
 
     def encode(self, messages: Sequence[Message], tokenizer: Tokenizer, *, continue_final: bool = False) -> list[int]:
         plain = normalized(messages, continue_final=continue_final)
+        if continue_final and not plain[-1].content:  # begun with nothing: an answer like any other
+            plain, continue_final = plain[:-1], False
         if self.system_prompt and plain[0].role != "system":
             plain.insert(0, Message("system", self.system_prompt))
         attempts = [plain]
@@ -64,6 +66,15 @@ class JinjaTemplate:
             end = rendered.rindex(marks.key(len(messages) - 1)) + len(marks.key(0))
             rendered = rendered[:end]
         return marks, rendered
+
+
+def encode_rendered(render: Callable[[list[str]], str], contents: Sequence[str], tokenizer: Tokenizer) -> list[int]:
+    """The ids of the prompt that a caller's own template makes of `contents`, under the same rule.
+
+    `render` is given stand-ins in place of the contents. What it writes itself may hold control tokens.
+    """
+    marks = _Marks([break_markers(content) for content in contents])
+    return _tokenise(marks.split(render([marks.placeholder(i) for i in range(len(contents))])), tokenizer)
 
 
 _BLANK = "\u2003"

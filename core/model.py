@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from functools import cached_property
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,8 @@ class Model:
         self._template_name = template
         self._options = options
         self._lock = threading.Lock()
+        self._preparing = threading.Lock()
+        self._prepared: ModelSource | None = None
         self._engine: Engine | None = None
         self._template: Template | None = None
         self._closed = False
@@ -75,14 +77,17 @@ class Model:
         """As it was asked for."""
         return self._source.name
 
-    @cached_property
+    @property
     def source(self) -> ModelSource:
         """Where its files are. The first look at a packaged model may take seconds; see `tuning.prepare`."""
         if not self._tuned:
             return self._source
-        from .tuning import prepare
+        with self._preparing:
+            if self._prepared is None:
+                from .tuning import prepare
 
-        return prepare(self._source)
+                self._prepared = prepare(self._source)
+            return self._prepared
 
     @property
     def kind(self) -> str:
@@ -99,9 +104,13 @@ class Model:
     @property
     def identity(self) -> str:
         """All that changes its answers but the sampling, in one line; known without loading."""
-        files = [] if self.source.path is None else [self.source.path, *self.source.loras]
-        stamps = [f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in map(Path, files)]
-        own = {"system_prompt": self._system_prompt, "template": self._template_name, **self._options}
+        from .engines.local import adapters_of
+
+        adapters = [Path(path) for path, _ in adapters_of(self._options.get("loras", ()))]
+        files = [] if self.source.path is None else [self.source.path, *map(Path, self.source.loras), *adapters]
+        stamps = [f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+        options = {name: value for name, value in self._options.items() if name != "api_key"}  # caches keep this line
+        own = {"system_prompt": self._system_prompt, "template": self._template_name, **options}
         return f"{self.source.engine} {self.source.name} {self.source.url or ''} {stamps} {sorted(own.items())!r}"
 
     @property
@@ -117,13 +126,15 @@ class Model:
     @property
     def engine(self) -> Engine:
         """The engine, weights loaded. Raises `Closed`, `BadModelFile`, `EngineUnavailable`."""
-        if self._engine is None:
+        engine = self._engine
+        if engine is None:
             with self._lock:
                 if self._closed:
                     raise Closed(f"The model {self.name} is closed.", "Load it again with hanpaca.load().")
                 if self._engine is None:
                     self._engine = open_engine(self.source, self._options)
-        return self._engine
+                engine = self._engine
+        return engine
 
     @property
     def template(self) -> Template:
@@ -166,8 +177,10 @@ class Model:
     ) -> AsyncIterator[Delta]:
         """`stream_chat` without blocking the event loop."""
         await self._aload()
-        async for delta in streams.astream(self.engine, self.chat_request(messages, sampling, **settings)):
-            yield delta
+        request = self.chat_request(messages, sampling, **settings)
+        async with aclosing(streams.astream(self.engine, request)) as deltas:
+            async for delta in deltas:
+                yield delta
 
     async def achat_batch(
         self, conversations: Sequence[Conversation], sampling: Sampling | None = None, **settings: Any
@@ -203,8 +216,10 @@ class Model:
     ) -> AsyncIterator[Delta]:
         """`stream_complete` without blocking the event loop."""
         await self._aload()
-        async for delta in streams.astream(self.engine, self.request(prompt, sampling, **settings)):
-            yield delta
+        request = self.request(prompt, sampling, **settings)
+        async with aclosing(streams.astream(self.engine, request)) as deltas:
+            async for delta in deltas:
+                yield delta
 
     async def acomplete_batch(
         self, prompts: Sequence[str], sampling: Sampling | None = None, **settings: Any
@@ -255,6 +270,10 @@ class Model:
     def chat_request(self, messages: Conversation, sampling: Sampling | None = None, **settings: Any) -> Request:
         """What `chat` hands to the engine."""
         return self._request(self.chat_tokens(messages), sampling, settings)
+
+    def token_request(self, tokens: list[int], sampling: Sampling | None = None, **settings: Any) -> Request:
+        """The request of a prompt that is ids already, for callers with a template of their own."""
+        return self._request(tokens, sampling, settings)
 
     def _request(self, tokens: list[int], sampling: Sampling | None, settings: Mapping[str, Any]) -> Request:
         if not tokens:

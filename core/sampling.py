@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
+        if not isinstance(self.stop, Iterable | None):
+            raise BadInput(f"stop must be a text or a list of texts, not {self.stop!r}.")
         object.__setattr__(self, "stop", tuple(self.stop or ()))
         for name, low, high in _RANGES:
             _check_number(name, getattr(self, name), low, high)
@@ -74,9 +76,19 @@ class Sampling:
             raise BadInput("stop must hold non-empty texts.", "Leave it out to stop only at the end of the answer.")
         if self.grammar is not None and self.json_schema is not None:
             raise BadInput("grammar and json_schema cannot both be given.", "Choose one.")
+        if self.grammar is not None and not isinstance(self.grammar, str):
+            raise BadInput(f"grammar must be a text in GBNF, not {type(self.grammar).__name__}.")
+        if self.json_schema is not None and not isinstance(self.json_schema, Mapping):
+            raise BadInput(f"json_schema must be a JSON schema as a dict, not {type(self.json_schema).__name__}.")
+        self._check_bias()
+
+    def _check_bias(self) -> None:
+        if not isinstance(self.logit_bias, Mapping):
+            raise BadInput(f"logit_bias maps token ids to numbers; it is {self.logit_bias!r}.", "Such as {13: -1.5}.")
         for token, bias in self.logit_bias.items():
-            if not isinstance(token, int) or not isinstance(bias, int | float) or math.isnan(bias):
-                raise BadInput(f"logit_bias maps token ids to numbers, not {token!r} to {bias!r}.")
+            fine = isinstance(token, int) and isinstance(bias, int | float) and (bias == -math.inf or abs(bias) <= 1e9)
+            if not fine or isinstance(token, bool) or isinstance(bias, bool):
+                raise BadInput(f"logit_bias maps token ids to numbers up to 1e9, or -inf, not {token!r} to {bias!r}.")
 
     def replace(self, **changes: Any) -> Sampling:
         """A copy with some settings changed. Raises `BadInput` on an unknown name, with the near and valid ones."""

@@ -21,6 +21,7 @@ from typing import Any
 
 from .catalog import ModelSource
 from .errors import BadInput, HanpacaError
+from .weights.files import new_file
 
 CANDIDATES = ("Q4_0", "Q8_0", "BF16")
 LOSS_FREE = "Q8_0"
@@ -94,18 +95,36 @@ def tune(
     tell = on_progress or (lambda _: None)
     if source.engine != "llama_cpp" or source.path is None:
         raise BadInput(f"{source.name} is not a GGUF file.", "Convert it first: hanpaca convert.")
+    if not 0 <= quality < math.inf:
+        raise BadInput(f"quality must be a share of at least 0, not {quality!r}.", "Such as 0.02 for 2 %.")
+    chosen = None
     trials = [trial(source, source.path, "as it is", tell)]
-    for name in types:
-        tell(f"making {name}")
-        trials.append(trial(source, make(source.path, name), name, tell))
-    limit = trials[0].perplexity * (1 + quality)
-    chosen = max((t for t in trials if t.perplexity <= limit), key=lambda t: t.rate)
-    for other in trials[1:]:
-        if other is not chosen:
-            _file(source.path, other.type).unlink(missing_ok=True)
-    file = None if chosen is trials[0] else _file(source.path, chosen.type)
-    remember(source.path, chosen.type, file, {"trials": [dataclasses.asdict(t) for t in trials]})
+    try:
+        for name in types:
+            tell(f"making {name}")
+            trials.append(trial(source, make(source.path, name), name, tell))
+        chosen = choose(trials, quality)
+        file = None if chosen is trials[0] else _file(source.path, chosen.type)
+        remember(source.path, chosen.type, file, {"trials": [dataclasses.asdict(t) for t in trials]})
+    finally:
+        _remove_others(source.path)
     return trials, chosen
+
+
+def choose(trials: Sequence[Trial], quality: float) -> Trial:
+    """The fastest whose perplexity is within `quality` of the first one's. Raises `BadInput` if that is no number."""
+    limit = trials[0].perplexity * (1 + quality)
+    if not math.isfinite(limit):
+        raise BadInput("The model's perplexity is no number.", "Check the file with `hanpaca verify`.")
+    return max((t for t in trials if t.perplexity <= limit), key=lambda t: t.rate)
+
+
+def _remove_others(original: Path) -> None:
+    """Delete every type's file but the one in use."""
+    record = _read(original)
+    for path in _folder(original).glob("*.gguf"):
+        if record is None or record["file"] != str(path):
+            path.unlink(missing_ok=True)
 
 
 def trial(source: ModelSource, path: Path, name: str, tell: Callable[[str], None]) -> Trial:
@@ -148,11 +167,9 @@ def make(original: Path, type: str) -> Path:
 def remember(original: Path, type: str, file: Path | None, why: dict[str, Any]) -> None:
     """Write the choice down, in one step."""
     folder = _folder(original)
-    folder.mkdir(parents=True, exist_ok=True)
     record = {"original": str(original), "type": type, "file": None if file is None else str(file), **why}
-    partial = folder / "tuned.json.tmp"
-    partial.write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
-    partial.replace(folder / "tuned.json")
+    with new_file(folder / "tuned.json") as partial:
+        partial.write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def sample_text() -> str:
@@ -164,7 +181,7 @@ def _read(original: Path) -> dict[str, Any] | None:
     try:
         record: dict[str, Any] = json.loads((_folder(original) / "tuned.json").read_text(encoding="utf-8"))
         return record if record.keys() >= {"type", "file"} else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):
         return None
 
 

@@ -58,7 +58,7 @@ class Assembly:
         """End with an error."""
         if not self._done:
             self._done = True
-            with suppress(Exception):
+            with suppress(BaseException):
                 self._listener(error)
 
     def silence(self) -> None:
@@ -69,7 +69,7 @@ class Assembly:
         if not self._done:
             try:
                 self._listener(delta)
-            except Exception:  # a caller that cannot listen has gone; its neighbours must not notice
+            except BaseException:  # a caller that cannot listen has gone; its neighbours must not notice
                 self._done = True
 
     def _take_logprobs(self) -> tuple[TokenLogprob, ...]:

@@ -5,35 +5,29 @@ A job is in one of these states:
     waiting ──admit──▶ running ──finish──▶ (its sequence stays as *cached*) ──evict──▶ free
        └────────────────┴── cancelled, expired, failed: ends at the next step
 
-A cached sequence keeps its cells while few are idle; then it is *shelved*: copied to host memory, from where it is
-restored when a job begins with its tokens.
-
 *Running* has two phases that nothing but the number of tokens still to be computed tells apart: with more than one
 the sequence prefills, with one it decodes. Each step is one `decode` of every decoding sequence's token and, in
 what room is left, of chunks of the prefilling ones, so a long prompt delays the others by one chunk at most.
 
 Invariants, kept by every method and checked by the property tests:
 
-1. A sequence's `cells` and `tokens` have the same length: what it has computed.
+1. A sequence's `cells` and `tokens` have the same length: what it has computed (`sequences.py`).
 2. Used cells + cells promised to running jobs ≤ capacity. A job is admitted only when all it can ever need is free
-   or can be freed by evicting cached sequences, so nothing that runs is ever preempted and nothing deadlocks.
+   or can be freed by putting cached sequences away, so nothing that runs is ever preempted and nothing deadlocks.
 3. Jobs are admitted in order of arrival, but for one that waits for a prefix which another is computing right now.
 4. A job hears exactly one end: its own last output, `fail`, or silence after `cancel`.
 """
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections import deque
 
 from ..errors import ContextOverflow, EngineFailure, HanpacaError, TimedOut
-from .cells import Cells
-from .jobs import Decoder, Job, Slot, common_prefix
-from .shelf import Shelf
-
-WORTH_WAITING = 32
-"""Tokens of a prefix that another sequence is computing, for which a job waits rather than compute them again."""
+from .jobs import Decoder, Job, Slot
+from .sequences import Sequences
 
 
 class Scheduler:
@@ -47,16 +41,10 @@ class Scheduler:
         self._decoder = decoder
         self._most_running = min(running, decoder.sequences, decoder.outputs)
         self._chunk_beside = min(chunk_beside, decoder.batch)
-        self._cells = Cells(decoder.cells)
-        self._free_ids = list(range(decoder.sequences - 1, -1, -1))
-        self._running: list[Slot] = []
-        self._cached: list[Slot] = []
+        self._sequences = Sequences(decoder, idle, shelf)
         self._waiting: deque[Job] = deque()
         self._inbox: deque[Job] = deque()
         self._lock = threading.Lock()
-        self._promised = 0
-        self._idle = idle
-        self._shelf = Shelf(shelf)
         self.computed = 0
         """Tokens decoded so far, for tests and benchmarks."""
         self.last_used = time.monotonic()
@@ -82,39 +70,38 @@ class Scheduler:
     @property
     def running(self) -> int:
         """Jobs admitted and not ended."""
-        return len(self._running)
+        return len(self._sequences.running)
 
     @property
     def busy(self) -> bool:
         """Whether `step` has anything to do."""
-        return bool(self._inbox or self._waiting or self._running)
+        return bool(self._inbox or self._waiting or self._sequences.running)
 
     # -- worker's side -------------------------------------------------------------------------------------------
 
     def step(self) -> None:
         """End what was cancelled or expired, admit what fits, and run one forward pass."""
         self.last_used = time.monotonic()
+        self._sequences.moved = False
         self._receive()
         self._reap()
         self._admit()
-        if self._running:
-            self._tidy()
+        if self._sequences.running:
+            self._sequences.tidy()
             self._advance()
 
-    def abandon(self, error: HanpacaError, owner: object = None) -> None:
-        """Fail every job (of one owner, if given)."""
+    def abandon(self, error: HanpacaError, owner: object = None, *, sound: bool = True) -> None:
+        """Fail every job (of one owner, if given). Unless they are `sound`, forget what their sequences computed."""
         self._receive()
         for job in [job for job in self._waiting if owner is None or job.owner is owner]:
             self._waiting.remove(job)
             self._end_job(job, error)
-        for sequence in [s for s in self._running if owner is None or (s.job and s.job.owner is owner)]:
-            self._retire(sequence, error)
+        for sequence in [s for s in self._sequences.running if owner is None or (s.job and s.job.owner is owner)]:
+            self._retire(sequence, error, keep=sound)
 
     def forget_cached(self) -> None:
-        """Evict every cached sequence, and clear the shelf."""
-        while self._cached:
-            self._evict(self._cached[0])
-        self._shelf = Shelf(self._shelf.budget)
+        """Evict every cached sequence."""
+        self._sequences.forget()
 
     def _receive(self) -> None:
         with self._lock:
@@ -123,7 +110,7 @@ class Scheduler:
 
     def _reap(self) -> None:
         now = time.monotonic()
-        for sequence in [s for s in self._running if s.job and _over(s.job, now)]:
+        for sequence in [s for s in self._sequences.running if s.job and _over(s.job, now)]:
             self._retire(sequence, _verdict(sequence.job, now))
         if any(_over(job, now) for job in self._waiting):
             over = [job for job in self._waiting if _over(job, now)]
@@ -136,15 +123,15 @@ class Scheduler:
     def _admit(self) -> None:
         held_back: list[Job] = []  # what is not started goes back to its place, also when something fails
         try:
-            while self._waiting and len(self._running) < self._most_running:
+            while self._waiting and len(self._sequences.running) < self._most_running:
                 job = self._waiting.popleft()
                 held_back.append(job)
                 if self._deferred(job):
                     continue
-                source, shared = self._prefix(job)
+                source, shared = self._sequences.prefix(job)
                 if self._deferred(job):
                     continue
-                if not self._start(job, *self._from_shelf(job, source, shared)):
+                if not self._sequences.start(job, source, shared):
                     break
                 held_back.pop()
         finally:
@@ -160,111 +147,6 @@ class Scheduler:
             return True
         job.defer = None
         return False
-
-    def _prefix(self, job: Job) -> tuple[Slot | None, int]:
-        """The sequence with the longest computed common prefix; sets `job.defer` if a longer one is under way."""
-        limit = min(job.first_output, len(job.tokens) - 1)
-        best, shared = None, 0
-        soon, later = None, 0
-        for sequence in (*self._cached, *self._running):
-            length = common_prefix(job.tokens, sequence.tokens, limit)
-            if length > shared:
-                best, shared = sequence, length
-            if length == len(sequence.tokens) and len(sequence.todo) > 1:
-                coming = common_prefix(job.tokens, sequence.target, limit)
-                if coming > later:
-                    soon, later = sequence, coming
-        if soon is not None and later >= shared + WORTH_WAITING:
-            job.defer = (soon, soon.job, later)
-        return best, shared
-
-    def _start(self, job: Job, source: Slot | None, shared: int) -> bool:
-        """Give the job a sequence and its cells; False if they cannot be had yet."""
-        need = len(job.tokens) - shared + job.max_new
-        prefix = source.cells[:shared] if source else []
-        if self._cells.pinned + self._cells.unpinned(prefix) + self._promised + need > self._cells.capacity:
-            return False
-        if source is not None and source.job is None and (len(source.tokens) == shared or not self._spare_id(source)):
-            sequence = self._take_over(source, shared)
-        else:
-            sequence = self._branch(source, shared)
-        self._make_room(need)
-        sequence.job = job
-        sequence.todo = job.tokens[shared:]
-        sequence.promised = need
-        self._promised += need
-        self._running.append(sequence)
-        job.started(shared)
-        return True
-
-    def _spare_id(self, source: Slot) -> bool:
-        return bool(self._free_ids) or any(cached is not source for cached in self._cached)
-
-    def _take_over(self, source: Slot, shared: int) -> Slot:
-        self._cached.remove(source)
-        self._cells.drop(source.cells[shared:], pinned=False)
-        self._decoder.trim(source.id, shared)
-        del source.tokens[shared:], source.cells[shared:]
-        self._cells.pin(source.cells)
-        return source
-
-    def _branch(self, source: Slot | None, shared: int) -> Slot:
-        if not self._free_ids:
-            self._put_away(min((s for s in self._cached if s is not source), key=lambda cached: cached.used))
-        sequence = Slot(self._free_ids.pop())
-        if source is not None and shared:
-            self._decoder.copy(source.id, sequence.id, shared)
-            sequence.tokens, sequence.cells = source.tokens[:shared], source.cells[:shared]
-            self._cells.hold(sequence.cells, pin=True)
-            source.used = time.monotonic()
-        return sequence
-
-    # -- cached sequences ----------------------------------------------------------------------------------------
-
-    def _tidy(self) -> None:
-        """Shelve cached sequences, least recently used first, until few cells are idle."""
-        while self._shelf.budget and self._cached and self._cells.used - self._cells.pinned > self._idle:
-            self._put_away(min(self._cached, key=lambda cached: cached.used))
-
-    def _make_room(self, need: int) -> None:
-        while self._cells.used + self._promised + need > self._cells.capacity:
-            self._put_away(min(self._cached, key=lambda cached: cached.used))
-
-    def _put_away(self, slot: Slot) -> None:
-        """Free a cached sequence's cells; what no other sequence holds, but for a few tokens, is shelved first."""
-        enough = len(slot.tokens) - WORTH_WAITING
-        others = (other for other in (*self._cached, *self._running) if other is not slot)
-        held = max((common_prefix(slot.tokens, other.tokens, len(slot.tokens)) for other in others), default=0)
-        entry, shelved = self._shelf.best(slot.tokens, len(slot.tokens))
-        if entry is not None and shelved > enough:
-            self._shelf.touch(entry)
-        elif (
-            self._shelf.budget and held <= enough and (size := self._decoder.saved_size(slot.id)) <= self._shelf.budget
-        ):
-            self._shelf.put(slot.tokens, self._decoder.save(slot.id), size)
-        self._evict(slot)
-
-    def _from_shelf(self, job: Job, source: Slot | None, shared: int) -> tuple[Slot | None, int]:
-        """The shelf's longer prefix, restored, if it has one and the job can start with it; else what was given."""
-        limit = min(job.first_output, len(job.tokens) - 1)
-        entry, length = self._shelf.best(job.tokens, limit)
-        if entry is None or length < shared + WORTH_WAITING:
-            return source, shared
-        size, need = len(entry.tokens), len(job.tokens) - length + job.max_new
-        if self._cells.pinned + self._promised + max(size, length + need) > self._cells.capacity:
-            return source, shared
-        self._shelf.touch(entry)  # before others come onto the shelf, which may push it off
-        self._make_room(size)
-        if not self._free_ids:
-            self._put_away(min(self._cached, key=lambda cached: cached.used))
-        slot = Slot(self._free_ids.pop())
-        if not self._decoder.restore(slot.id, entry.state):
-            self._free_ids.append(slot.id)
-            return self._prefix(job)
-        slot.tokens, slot.cells = list(entry.tokens), self._cells.take(size, pin=False)
-        slot.used = time.monotonic()
-        self._cached.append(slot)
-        return slot, length
 
     # -- one forward pass ----------------------------------------------------------------------------------------
 
@@ -290,19 +172,20 @@ class Scheduler:
         self.computed += len(tokens)
         row = 0
         for sequence, count in shares:
-            self._book(sequence, count)
+            self._sequences.book(sequence, count)
             self._deliver(sequence, row, count)
             row += count
 
     def _shares(self) -> list[tuple[Slot, int]]:
         """How many tokens each running sequence computes in this step.
 
+        Where a copy to or from the shelf has taken this step's time already, the decoding ones go on alone.
         Every decoding sequence has one. Of the rest the oldest prefilling sequence gets half, so that it ends; the
         others follow by what they still need, so that a short prompt need not wait for a long one.
         """
-        shares = [(sequence, 1) for sequence in self._running if len(sequence.todo) == 1]
-        prefilling = [sequence for sequence in self._running if len(sequence.todo) > 1]
-        if not prefilling:
+        shares = [(sequence, 1) for sequence in self._sequences.running if len(sequence.todo) == 1]
+        prefilling = [sequence for sequence in self._sequences.running if len(sequence.todo) > 1]
+        if not prefilling or (shares and self._sequences.moved):
             return shares
         room = min(self._chunk_beside, self._decoder.batch - len(shares)) if shares else self._decoder.batch
         oldest, others = prefilling[0], sorted(prefilling[1:], key=lambda s: len(s.todo))
@@ -328,13 +211,6 @@ class Scheduler:
                 result.append((sequence, count))
         return result
 
-    def _book(self, sequence: Slot, count: int) -> None:
-        sequence.tokens += sequence.todo[:count]
-        del sequence.todo[:count]
-        sequence.cells += self._cells.take(count, pin=True)
-        sequence.promised -= count
-        self._promised -= count
-
     def _deliver(self, sequence: Slot, row: int, count: int) -> None:
         """Hand a job its outputs; `row` is the first of its `count` rows."""
         job = sequence.job
@@ -358,32 +234,24 @@ class Scheduler:
 
     def _retire(self, sequence: Slot, error: BaseException | None, *, keep: bool = True) -> None:
         """End a running job; its sequence stays cached if what it computed is sound."""
-        job, sequence.job = sequence.job, None
-        assert job is not None
-        self._running.remove(sequence)
-        self._promised -= sequence.promised
-        sequence.promised = 0
-        sequence.todo = []
-        sequence.used = time.monotonic()
-        self._cells.unpin(sequence.cells)
-        self._cached.append(sequence)
-        if not keep or not sequence.tokens:
-            self._evict(sequence)
-        self._end_job(job, error)
-
-    def _evict(self, sequence: Slot) -> None:
-        self._cached.remove(sequence)
-        self._cells.drop(sequence.cells, pinned=False)
-        self._decoder.trim(sequence.id, 0)
-        self._free_ids.append(sequence.id)
+        self._end_job(self._sequences.retire(sequence, keep=keep), error)
 
     @staticmethod
     def _end_job(job: Job, error: BaseException | None) -> None:
         try:
             if error is not None and not job.cancelled:
-                job.fail(error)
+                job.fail(_own(error))
         finally:
             job.released()
+
+
+def _own(error: BaseException) -> BaseException:
+    """A copy for each caller: a raised exception collects the trace of the thread that raises it."""
+    if not isinstance(error, HanpacaError):
+        return error
+    twin = copy.copy(error)
+    twin.__cause__ = error.__cause__
+    return twin
 
 
 def _over(job: Job, now: float) -> bool:

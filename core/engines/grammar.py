@@ -1,183 +1,222 @@
-"""JSON schema → GBNF, by llama-cpp-python's converter behind an allow-list.
+"""GBNF grammars, read and checked before llama.cpp sees them. Knows no model.
 
-The converter ignores what it does not know, so every keyword is checked first and the rest is refused: an answer
-that does not match the schema must never look as if it did.
+llama.cpp's parser recurses with every parenthesis, writes repetitions out, and follows every way in which a rule can
+begin at once: what is too large ends the process or never returns. What can never end, no answer can match.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
-from ..errors import BadInput, UnsupportedFeature
+from ..errors import BadInput
 
-_ANNOTATIONS = {"title", "description", "default", "examples", "deprecated", "$schema", "$id", "discriminator"}
-_DEFINITIONS = {"$defs", "definitions"}
-_KEYWORDS = {
-    "object": {"properties", "required", "additionalProperties"},
-    "array": {"items", "prefixItems", "minItems", "maxItems"},
-    "string": {"minLength", "maxLength", "pattern", "format"},
-    "integer": set(),
-    "number": set(),
-    "boolean": set(),
-    "null": set(),
-}
-_FORMATS = {"date", "time", "date-time", "uuid"}
-_LONGEST = 1000
-"""Largest minLength, maxLength, minItems or maxItems: each is written out in the grammar."""
+LARGEST, MOST_RULES, DEEPEST, MOST_REPEATS = 256 * 1024, 5000, 100, 2000
+"""Characters, rules, levels of parentheses, repetitions of one item."""
+MOST_WRITTEN = 200_000
+"""Characters of a literal times its repetitions."""
+MOST_BEGINNINGS = 20_000
+"""Ways in which a rule may begin: llama.cpp keeps all of them at once."""
 
-
-def gbnf_of_schema(schema: Mapping[str, Any]) -> str:
-    """The GBNF grammar of a JSON schema, as text.
-
-    Raises `UnsupportedFeature` for a keyword that the grammar would not enforce, naming it and its place.
-    """
-    whole = dict(schema)
-    _check(whole, "", whole)
-    from llama_cpp.llama_grammar import json_schema_to_gbnf
-
-    try:
-        grammar = json_schema_to_gbnf(json.dumps(_inline_single_all_of(whole)))
-    except (AssertionError, KeyError, ValueError, TypeError, IndexError) as error:
-        raise BadInput(
-            f"The JSON schema cannot be turned into a grammar: {error!r}.", "Simplify the schema."
-        ) from error
-    return _mend(grammar)
+_TOKEN = re.compile(
+    r"""\s+ | \#[^\n]* | (?P<define>[A-Za-z0-9-]+\s*::=) | (?P<name>[A-Za-z0-9-]+) | (?P<text>"(?:[^"\\]|\\.)*") |
+    (?P<set>\[(?:[^\]\\]|\\.)*\]|\.) | (?P<token>!?<[^>\n]*>) | (?P<times>[*+?]|\{\s*\d*\s*(?:,\s*\d*\s*)?\}) |
+    (?P<mark>[()|])""",
+    re.VERBOSE | re.DOTALL,
+)
 
 
-def check_size(grammar: str) -> None:
-    """Refuse grammars that llama.cpp's recursive parser would run out of stack on, or silently take for none."""
-    depth = deepest = 0
-    for character in grammar:
-        depth += (character == "(") - (character == ")")
-        deepest = max(deepest, depth)
-    rules = grammar.count("::=")
-    if not grammar.strip() or "\0" in grammar:
-        raise BadInput("The grammar is empty or holds a NUL character.", "Leave it out for an unconstrained answer.")
-    if len(grammar) > 256 * 1024 or deepest > 100 or rules > 5000:
-        raise BadInput(
-            f"The grammar is too large: {len(grammar):,} characters, {rules:,} rules, {deepest} levels of parentheses.",
-            "At most 262,144 characters, 5,000 rules and 100 levels.",
-        )
+@dataclass
+class Item:
+    """A literal, a set, a rule's name or a group, with how often it comes."""
+
+    size: int = 1
+    name: str = ""
+    group: list[list[Item]] = field(default_factory=list)
+    least: int = 1
+    most: int | None = 1
 
 
-def _check(schema: Any, at: str, whole: Mapping[str, Any]) -> None:
-    if not isinstance(schema, Mapping):
-        raise BadInput(f"The JSON schema has {schema!r} at {at or 'its root'} where a schema is expected.")
-    keys = set(schema) - _ANNOTATIONS
-    for name in _DEFINITIONS & keys:
-        for key, sub in schema[name].items():
-            _check(sub, f"{at}/{name}/{key}", whole)
-    keys -= _DEFINITIONS
-    for form in ("$ref", "anyOf", "oneOf", "allOf", "const", "enum"):
-        if form in keys:
-            _check_form(schema, form, keys, at, whole)
-            return
-    kind = schema.get("type")
-    if isinstance(kind, list):
-        _refuse(keys - {"type"}, at, "beside a list of types")
-        return
-    if kind is None:
-        kind = next((k for k in ("object", "array", "string") if keys & _KEYWORDS[k]), None)
-        if kind is None and keys:
-            _refuse(keys, at, "without a type")
-        if kind is None:
-            return
-    if kind not in _KEYWORDS:
-        raise BadInput(f"The JSON schema's type {kind!r} at {at or 'its root'} does not exist.")
-    _refuse(keys - {"type"} - _KEYWORDS[kind], at, f"of type {kind}")
-    {"object": _check_object, "array": _check_array, "string": _check_string}.get(kind, _check_nothing)(
-        schema, at, whole
-    )
+Rules = dict[str, list[list[Item]]]
 
 
-def _check_form(schema: Mapping[str, Any], form: str, keys: set[str], at: str, whole: Mapping[str, Any]) -> None:
-    """$ref, unions and constants: the converter looks at nothing beside them."""
-    _refuse(keys - {form} - ({"type"} if form in ("const", "enum") else set()), at, f"beside {form}")
-    if form == "$ref":
-        if not str(schema[form]).startswith("#/"):
-            _refuse({"$ref to another document"}, at, "")
-    elif form == "enum" and not schema[form]:
-        raise BadInput(f"The JSON schema's enum at {at or 'its root'} is empty.")
-    elif form in ("anyOf", "oneOf", "allOf"):
-        if form == "allOf" and len(schema[form]) != 1:
-            _refuse({"allOf of several schemas"}, at, "")
-        if form == "oneOf" and "discriminator" not in schema:
-            _refuse({"oneOf without a discriminator"}, at, "(anyOf can be enforced)")
-        for index, sub in enumerate(schema[form]):
-            _check(sub, f"{at}/{form}/{index}", whole)
+def check(grammar: str) -> None:
+    """Raise `BadInput` for a grammar that is too large, cannot be read, can never end, or begins with itself."""
+    if not isinstance(grammar, str) or not grammar.strip() or "\0" in grammar:
+        raise BadInput("The grammar is empty or no text.", "Leave it out for an unconstrained answer.")
+    if not grammar.isascii() and grammar.encode("utf-8", "replace").decode() != grammar:
+        raise BadInput("The grammar holds half a character (a lone surrogate).", "Remove it.")
+    if len(grammar) > LARGEST:
+        raise _too_large(f"{len(grammar):,} characters; {LARGEST:,} are possible")
+    rules = parse(grammar)
+    if "root" not in rules:
+        raise BadInput("The grammar has no rule `root`.", "Name the rule that an answer must match `root`.")
+    reached = _reached(rules)
+    endless = reached - _settle(rules, literal=True)  # what no finite text matches
+    if endless:
+        raise BadInput(f"No text can ever match the grammar's rule `{min(endless)}`.", "Give it a way to end.")
+    _check_beginnings({name: rules[name] for name in rules if name in reached})
 
 
-def _check_object(schema: Mapping[str, Any], at: str, whole: Mapping[str, Any]) -> None:
-    properties = schema.get("properties", {})
-    missing = [name for name in schema.get("required", []) if name not in properties]
-    if missing:
-        _refuse({f"required {missing[0]!r} without a property of that name"}, at, "")
-    for name, sub in properties.items():
-        _check(sub, f"{at}/properties/{name}", whole)
-    extra = schema.get("additionalProperties")
-    if isinstance(extra, Mapping):
-        _check(extra, f"{at}/additionalProperties", whole)
+def parse(grammar: str) -> Rules:
+    """Rules by name, each a list of alternatives. Raises `BadInput` where it cannot be read or is too large."""
+    rules: Rules = {}
+    stack: list[list[list[Item]]] = []
+    for kind, text in _tokens(grammar):
+        if kind == "define":
+            if len(stack) > 1:
+                raise _unread("a parenthesis is not closed")
+            name = text.removesuffix("::=").rstrip()
+            stack = [rules.setdefault(name, [])]
+            stack[0].append([])
+        elif not stack:
+            raise _unread(f"{text[:20]!r} stands before the first rule")
+        elif text == "(":
+            item = Item(group=[[]])
+            stack[-1][-1].append(item)
+            stack.append(item.group)
+        elif text == ")":
+            if len(stack) == 1:
+                raise _unread("a parenthesis is closed that was not opened")
+            stack.pop()
+        elif text == "|":
+            stack[-1].append([])
+        elif kind == "times":
+            _repeat(stack[-1][-1], text)
+        else:
+            empty: list[list[Item]] = [[]] if text == '""' else []
+            stack[-1][-1].append(Item(len(text), text if kind == "name" else "", empty))
+        if len(stack) > DEEPEST or len(rules) > MOST_RULES:
+            raise _too_large(f"at most {MOST_RULES:,} rules and {DEEPEST} levels of parentheses are possible")
+    if len(stack) > 1:
+        raise _unread("a parenthesis is not closed")
+    return rules
 
 
-def _check_array(schema: Mapping[str, Any], at: str, whole: Mapping[str, Any]) -> None:
-    _check_lengths(schema, at, "minItems", "maxItems")
-    if "prefixItems" in schema:
-        count = len(schema["prefixItems"])
-        if schema.get("items") or not schema.get("minItems", count) == schema.get("maxItems", count) == count:
-            _refuse({"prefixItems with further items"}, at, "")
-        for index, sub in enumerate(schema["prefixItems"]):
-            _check(sub, f"{at}/prefixItems/{index}", whole)
-    elif "items" in schema:
-        _check(schema["items"], f"{at}/items", whole)
+def _tokens(grammar: str) -> Iterator[tuple[str, str]]:
+    at = 0
+    while at < len(grammar):
+        found = _TOKEN.match(grammar, at)
+        if found is None:
+            raise _unread(f"{grammar[at : at + 20]!r} is not understood")
+        if found.lastgroup:
+            yield found.lastgroup, found.group()
+        at = found.end()
+
+
+def _repeat(items: list[Item], text: str) -> None:
+    if not items:
+        raise _unread(f"{text!r} repeats nothing")
+    item = items[-1]
+    if text in "*+?":
+        least, most = {"*": (0, None), "+": (1, None), "?": (0, 1)}[text]
     else:
-        _refuse({"minItems", "maxItems"} & set(schema), at, "without items")
+        low, comma, high = text[1:-1].replace(" ", "").partition(",")
+        least = int(low or 0)
+        most = int(high) if high else None if comma else least
+    if (most is not None and most < least) or max(least, most or 0) > MOST_REPEATS:
+        raise BadInput(f"The grammar's repetition {text} is not possible.", f"At most {MOST_REPEATS}, low before high.")
+    if item.size * max(least, most or 0) > MOST_WRITTEN:
+        raise _too_large(f"a literal of {item.size:,} characters is repeated {max(least, most or 0):,} times")
+    if (item.least, item.most) != (1, 1):  # a repetition of a repetition
+        items[-1] = item = Item(group=[[item]])
+    item.least, item.most = least, most
 
 
-def _check_string(schema: Mapping[str, Any], at: str, whole: Mapping[str, Any]) -> None:
-    _check_lengths(schema, at, "minLength", "maxLength")
-    given = {"pattern", "format"} & set(schema)
-    if len(given | ({"length"} if {"minLength", "maxLength"} & set(schema) else set())) > 1:
-        _refuse(given, at, "together with another limit on the same string")
-    if "format" in schema and schema["format"] not in _FORMATS:
-        _refuse({f"format {schema['format']!r}"}, at, f"(known: {', '.join(sorted(_FORMATS))})")
+def _reached(rules: Rules) -> set[str]:
+    """The rules that `root` leads to."""
+    found, todo = set(), ["root"]
+    while todo:
+        name = todo.pop()
+        if name in found:
+            continue
+        if name not in rules:
+            raise BadInput(f"The grammar has no rule `{name}`, which another one names.", "Define it.")
+        found.add(name)
+        todo += _names(rules[name])
+    return found
 
 
-def _check_nothing(schema: Mapping[str, Any], at: str, whole: Mapping[str, Any]) -> None:
-    """Numbers, booleans and null have no further keywords."""
+def _names(alternatives: list[list[Item]]) -> list[str]:
+    found = []
+    for items in alternatives:
+        for item in items:
+            found += [item.name] if item.name else _names(item.group)
+    return found
 
 
-def _check_lengths(schema: Mapping[str, Any], at: str, *names: str) -> None:
-    for name in names:
-        value = schema.get(name, 0)
-        if not isinstance(value, int) or not 0 <= value <= _LONGEST:
-            _refuse({f"{name} {value!r}"}, at, f"(0 to {_LONGEST} can be enforced)")
+def _settle(rules: Rules, *, literal: bool) -> set[str]:
+    """The least set of rules that hold, if literals do (or do not): matched by a finite text, or by the empty one."""
+    users: dict[str, set[str]] = {}
+    for name, alternatives in rules.items():
+        for used in _names(alternatives):
+            users.setdefault(used, set()).add(name)
+    known: set[str] = set()
+    todo = list(rules)
+    while todo:
+        name = todo.pop()
+        if name not in known and _holds(rules[name], known, literal):
+            known.add(name)
+            todo += users.get(name, ())
+    return known
 
 
-def _refuse(keywords: set[str], at: str, why: str) -> None:
-    if keywords:
-        names = ", ".join(sorted(keywords))
-        raise UnsupportedFeature(
-            f"The JSON schema uses {names} {why}".rstrip() + f" at {at or 'its root'}, which cannot be enforced.",
-            "Leave it out and check the answer yourself.",
-        )
+def _holds(alternatives: list[list[Item]], known: set[str], literal: bool) -> bool:
+    return any(all(_item_holds(item, known, literal) for item in items) for items in alternatives)
 
 
-def _inline_single_all_of(schema: Any) -> Any:
-    """`{"allOf": [X]}` says X."""
-    if isinstance(schema, list):
-        return [_inline_single_all_of(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "allOf" in schema and isinstance(schema["allOf"], list):
-        return _inline_single_all_of(schema["allOf"][0])
-    return {key: _inline_single_all_of(value) for key, value in schema.items()}
+def _item_holds(item: Item, known: set[str], literal: bool) -> bool:
+    if item.least == 0:
+        return True
+    if item.name:
+        return item.name in known
+    return _holds(item.group, known, literal) if item.group else literal
 
 
-def _mend(grammar: str) -> str:
-    """Two faults of the converter: constants spelled in ASCII escapes, and raw control characters in strings."""
-    grammar = grammar.replace(r'[^"\\] | "\\"', r'[^"\\\x00-\x1F\x7F] | "\\"')
-    surrogates = re.sub(r"\\\\u([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), grammar)
-    return surrogates.encode("utf-16", "surrogatepass").decode("utf-16")
+def _check_beginnings(rules: Rules) -> None:
+    """Raise `BadInput` for a rule that begins with itself, or in more ways than can be followed at once."""
+    empty = _settle(rules, literal=False)
+    edges = {name: _beginnings(alternatives, empty) for name, alternatives in rules.items()}
+    ways: dict[str, int] = {}
+    under_way: dict[str, None] = {}
+    for start in rules:
+        todo = [start]
+        while todo:
+            name = todo[-1]
+            missing = [other for other in edges[name] if other and other not in ways]
+            if name in ways or not missing:
+                ways[name] = sum(count * ways.get(other, 1) for other, count in edges[name].items())
+                under_way.pop(name, None)
+                todo.pop()
+                if ways[name] > MOST_BEGINNINGS:
+                    raise _too_large(f"the rule `{name}` can begin in more than {MOST_BEGINNINGS:,} ways")
+                continue
+            under_way[name] = None
+            if any(other in under_way for other in missing):
+                raise BadInput(f"The grammar's rule `{name}` begins with itself.", "Let it begin with something else.")
+            todo += missing
+
+
+def _beginnings(alternatives: list[list[Item]], empty: set[str]) -> Counter[str]:
+    """What may come first: rules by name, and "" for literals, with how often."""
+    found: Counter[str] = Counter()
+    for items in alternatives:
+        for item in items:
+            own = Counter([item.name]) if item.name or not item.group else _beginnings(item.group, empty)
+            is_empty = _item_holds(Item(name=item.name, group=item.group), empty, False)
+            times = (item.most or 2) if is_empty else 1
+            for name, count in own.items():
+                found[name] += count * times
+            if item.least and not is_empty:
+                break
+    return found
+
+
+def _unread(why: str) -> BadInput:
+    return BadInput(f"The grammar cannot be read: {why}.", 'See llama.cpp\'s grammars: name ::= "text" [a-z]+ other.')
+
+
+def _too_large(why: str) -> BadInput:
+    return BadInput(f"The grammar is too large: {why}.", "Simplify it, or split the question.")

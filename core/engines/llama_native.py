@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def physical_cores() -> int:
     return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
 
 
+_NO_UTF8 = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))
 _errors = threading.local()
 _log: list[Any] = []
 """Our callback and the one before it: native threads may hold them, so they live as long as the process."""
@@ -122,11 +124,23 @@ class NativeWeights:
         if not self.handle:
             why = lines[0] if lines else "no reason given"
             raise BadModelFile(f"llama.cpp cannot load {path}: {why}.", "Check the file with `hanpaca verify`.")
+        self._check_kind()
         self.vocab = L.llama_model_get_vocab(self.handle)
         self.size = int(L.llama_vocab_n_tokens(self.vocab))
         self.batch = GPU_BATCH if params.n_gpu_layers else BATCH
         self.vocabulary = self._vocabulary()
         self._pieces: dict[int, bytes] = {}
+
+    def _check_kind(self) -> None:
+        """Refuse what the rest would end the process with, or fail at."""
+        L, why = self.L, ""
+        if L.llama_vocab_type(L.llama_model_get_vocab(self.handle)) == L.LLAMA_VOCAB_TYPE_NONE:
+            why = "it holds no tokenizer"
+        elif L.llama_model_is_recurrent(self.handle) or L.llama_model_is_hybrid(self.handle):
+            why = "its architecture keeps a recurrent state, which sequences that begin alike cannot share"
+        if why:
+            self.free()
+            raise BadModelFile(f"{self.path} cannot be used: {why}.", "Use a model of the LLaMA kind.")
 
     def free(self) -> None:
         """Free the weights. Their contexts are closed already."""
@@ -167,6 +181,12 @@ class NativeWeights:
                 length = self.L.llama_token_to_piece(self.vocab, token, buffer, -length, 0, False)
             piece = self._pieces[token] = buffer.raw[: max(length, 0)]
         return piece
+
+    @cached_property
+    def never_in_text(self) -> NDArray[np.intp]:
+        """Tokens with a byte that no UTF-8 text holds; llama.cpp's grammars let them pass for characters."""
+        found = [token for token in range(self.size) if not _NO_UTF8.isdisjoint(self.token_bytes(token))]
+        return np.array(found, np.intp)
 
     def check(self, tokens: Sequence[int]) -> None:
         """Raise `BadInput` for an id that is not in the vocabulary: llama.cpp would end the process."""
@@ -233,7 +253,9 @@ class NativeContext:
     def _set_loras(self, loras: Sequence[tuple[Any, float]]) -> None:
         adapters = (self.L.llama_adapter_lora_p_ctypes * len(loras))(*(handle for handle, _ in loras))
         scales = (ctypes.c_float * len(loras))(*(scale for _, scale in loras))
-        self.L.llama_set_adapters_lora(self.handle, adapters, len(loras), scales)
+        if self.L.llama_set_adapters_lora(self.handle, adapters, len(loras), scales):
+            self.close()
+            raise EngineFailure("llama.cpp cannot use the LoRA adapters together.", "Merge them: hanpaca merge.")
 
     def _make_batch(self) -> None:
         """One batch over numpy arrays, filled anew for each pass."""

@@ -7,8 +7,10 @@ again from the allowed ones.
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,14 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput, UnsupportedFeature
 from ..sampling import Sampling
+from . import grammar as grammars
 from .base import TokenLogprob
-from .grammar import check_size, gbnf_of_schema
-from .llama_native import NativeContext, NativeWeights
+from .generation import log_softmax
+from .json_schema import gbnf_of_schema
+from .llama_native import NativeContext, NativeWeights, native_errors
 
+_TRIES = 64
+"""Tokens that the grammar lets pass and that would break a character, before giving up."""
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
@@ -30,23 +36,30 @@ class Sampler:
         self._L = weights.L
         self._weights = weights
         self._wanted = sampling.logprobs
-        for token in sampling.logit_bias:
-            weights.check([token])
-        self._grammar = self._make_grammar(sampling)
-        self._chain = self._make_chain(sampling)
+        self._utf8 = codecs.getincrementaldecoder("utf-8")()
+        self._chain = self._grammar = None
+        try:
+            self._grammar = self._make_grammar(sampling)
+            self._chain = self._make_chain(sampling)
+        except BaseException:
+            self.free()
+            raise
 
     def draw(self, context: NativeContext, row: int) -> int:
         """The next token after `row` of the last pass."""
         if self._grammar is None:
             return int(self._L.llama_sampler_sample(self._chain, context.handle, row))
-        token = self._apply(context, row, masked=False)
-        if not self._allows(token):
-            token = self._apply(context, row, masked=True)
-            if not self._allows(token):  # accepting it would end the process
+        token = self._apply(context, row)
+        refused: list[int] = []
+        while not self._allows(token):  # accepting it would end the process
+            if token in refused or len(refused) == _TRIES:
                 raise UnsupportedFeature(
                     "The grammar and the other settings leave no token to go on with.",
                     "Check logit_bias against the grammar.",
                 )
+            refused.append(token)
+            token = self._apply(context, row, refused)
+        self._utf8.decode(self._weights.token_bytes(token))
         self._L.llama_sampler_accept(self._grammar, token)
         self._L.llama_sampler_accept(self._chain, token)
         return token
@@ -111,16 +124,16 @@ class Sampler:
         return chain
 
     def _make_grammar(self, s: Sampling) -> Any:
-        if s.json_schema is not None:
-            text = gbnf_of_schema(s.json_schema)
-            check_size(text)
-        elif s.grammar is not None:
-            text = s.grammar
-            check_size(text)
-        else:
+        text = gbnf_of_schema(s.json_schema) if s.json_schema is not None else s.grammar
+        if text is None:
             return None
-        from .llama_native import native_errors
-
+        try:
+            grammars.check(text)
+        except BadInput as error:
+            if s.json_schema is None:
+                raise
+            what = f"The JSON schema cannot be held to: {error.problem}"
+            raise BadInput(what, "What refers to itself needs a way to end; split very large schemas.") from error
         with native_errors() as lines:
             grammar = self._L.llama_sampler_init_grammar(self._weights.vocab, text.encode(), b"root")
         if not grammar:
@@ -128,13 +141,15 @@ class Sampler:
             raise BadInput(f"The grammar cannot be used: {why}.", "GBNF needs a rule `root`; see llama.cpp's grammars.")
         return grammar
 
-    def _apply(self, context: NativeContext, row: int, *, masked: bool) -> int:
-        """The chain's choice, over all tokens or over those that the grammar allows."""
+    def _apply(self, context: NativeContext, row: int, refused: Sequence[int] = ()) -> int:
+        """The chain's choice; once a token was refused, of those that the grammar allows."""
         logits = context.logits(row)
         candidates = np.empty(logits.size, _CANDIDATE)
         candidates["id"], candidates["logit"], candidates["p"] = np.arange(logits.size), logits, 0
         array = self._array(candidates)
-        if masked:
+        if refused:
+            candidates["logit"][self._weights.never_in_text] = -np.inf
+            candidates["logit"][list(refused)] = -np.inf
             self._L.llama_sampler_apply(self._grammar, ctypes.byref(array))
         self._L.llama_sampler_apply(self._chain, ctypes.byref(array))
         return int(array.data[array.selected].id)
@@ -142,17 +157,22 @@ class Sampler:
     def _allows(self, token: int) -> bool:
         single = np.array([(token, 0.0, 0.0)], _CANDIDATE)
         self._L.llama_sampler_apply(self._grammar, ctypes.byref(self._array(single)))
-        return bool(np.isfinite(single["logit"][0]))
+        return bool(np.isfinite(single["logit"][0])) and self._is_text(token)
+
+    def _is_text(self, token: int) -> bool:
+        """Whether the answer stays UTF-8: to a grammar any four bytes with the right first bits are a character."""
+        before = self._utf8.getstate()
+        try:
+            self._utf8.decode(self._weights.token_bytes(token))
+            rest = self._utf8.getstate()[0]
+        except UnicodeDecodeError:
+            return False
+        finally:
+            self._utf8.setstate(before)
+        return not (rest[:1] == b"\xed" and rest[1:2] >= b"\xa0")  # half of a surrogate pair, which Python waits for
 
     def _array(self, candidates: NDArray[Any]) -> Any:
         array = self._L.llama_token_data_array()
         array.data = candidates.ctypes.data_as(self._L.llama_token_data_p)
         array.size, array.selected, array.sorted = candidates.size, -1, False
         return array
-
-
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Natural-log probabilities of one row of logits."""
-    shifted = logits.astype(np.float64) - float(logits.max())
-    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
-    return result

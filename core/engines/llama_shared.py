@@ -1,23 +1,23 @@
-"""One set of GGUF weights in this process: its worker thread, its contexts, and who uses it.
+"""One set of GGUF weights in this process: its contexts, and what memory they take.
 
-Knows which contexts are open and what memory they take; not what the jobs in them do.
+Knows what contexts differ in and how large they may be; not what the jobs in them do.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from ..errors import BadModelFile, EngineFailure, HanpacaError, UnsupportedFeature
+from ..errors import BadModelFile, UnsupportedFeature
 from ..rope import RopePlan
 from .batching import Scheduler
-from .jobs import Job
-from .llama_native import KV_TYPES, NativeContext, NativeWeights
-from .worker import Worker, closed
+from .llama_embedding import Embedder
+from .llama_native import KV_TYPES, NativeContext, NativeWeights, native_errors
+from .shared import Shared
 
 MOST_CELLS = 16_384
 """Cells beyond one context's length, kept for more requests and their prefixes, where memory is plentiful."""
@@ -26,13 +26,16 @@ MOST_SHELVED = 2 << 30
 _BITS = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5, "q4_0": 4.5}
 assert _BITS.keys() == KV_TYPES.keys()
 
+Stamp = tuple[str, int, int]
+"""A file's path, size and time of change: another content is another stamp."""
+
 
 @dataclass(frozen=True)
 class ContextKey:
     """What contexts differ in."""
 
     plan: RopePlan
-    loras: tuple[tuple[str, float], ...]
+    loras: tuple[tuple[Stamp, float], ...]
     kv_type: str
     flash_attention: bool
     cells: int | None
@@ -41,113 +44,55 @@ class ContextKey:
     prefix_memory: int | None
 
 
-class SharedWeights:
-    """Weights with their worker. `acquire` and `release` count the engines over them."""
+class SharedWeights(Shared[ContextKey, NativeContext]):
+    """A loaded GGUF file."""
 
-    _registry: ClassVar[dict[Any, SharedWeights]] = {}
-    _registry_lock: ClassVar[Any] = threading.RLock()  # a finalizer may come in between
+    native: NativeWeights
 
     @classmethod
-    def acquire(cls, path: Path, **options: Any) -> SharedWeights:
+    def of(cls, path: Path, **options: Any) -> SharedWeights:
         """The weights of a file, loaded if they are not. Blocks while they load."""
-        stat = path.stat()
-        key = (os.getpid(), path.resolve(), stat.st_size, stat.st_mtime_ns, tuple(sorted(options.items())))
-        with cls._registry_lock:
-            shared = cls._registry.get(key)
-            if shared is None:
-                shared = cls._registry[key] = cls(key, path, options)
-            shared._engines += 1
-            return shared
+        key = (stamp(path), tuple(sorted(options.items())))
+        return cls.acquire(key, lambda: cls(path, options))
 
-    def __init__(self, key: Any, path: Path, options: dict[str, Any]) -> None:
-        self._key = key
-        self._engines = 0
-        self._worker = Worker(f"hanpaca {path.name}")
-        self._contexts: dict[ContextKey, tuple[NativeContext, Scheduler]] = {}
-        self._loras: dict[str, Any] = {}
-        self._arriving = 0
-        self._lock = threading.Lock()
-        try:
-            self.native = self._worker.call(lambda: NativeWeights(path, **options))
-        except BaseException:
-            self._worker.stop()
-            raise
-
-    def release(self, owner: object) -> None:
-        """One engine less: its jobs end with `Closed`, and the last one frees the weights."""
-        with self._registry_lock:
-            self._engines -= 1
-            last = self._engines == 0
-            if last:
-                self._registry.pop(self._key, None)
-        if last:
-            self._worker.stop(self._free)
-        else:
-            self._worker.post(lambda: self._abandon(owner))
-
-    # -- jobs ----------------------------------------------------------------------------------------------------
-
-    @property
-    def waiting(self) -> int:
-        """Jobs not admitted yet, in all contexts."""
-        return self._arriving + sum(scheduler.waiting for _, scheduler in list(self._contexts.values()))
-
-    @property
-    def computed(self) -> int:
-        """Tokens decoded so far, in the contexts that are open."""
-        return sum(scheduler.computed for _, scheduler in list(self._contexts.values()))
-
-    def submit(self, key: ContextKey, job: Job) -> None:
-        """Queue a job; its context is opened on the worker thread if it is not there."""
-        with self._lock:
-            found = self._contexts.get(key)
-            if found is not None:
-                job.decoder = found[0]
-                found[1].submit(job)
-            else:
-                self._arriving += 1
-        if found is not None:
-            self._worker.notify()
-        else:
-            self._worker.post(lambda: self._open_for(key, job))
-
-    def _open_for(self, key: ContextKey, job: Job) -> None:
-        with self._lock:
-            self._arriving -= 1
-        try:
-            context, scheduler = self._contexts.get(key) or self._open(key)
-            job.decoder = context
-            scheduler.submit(job)
-        except Exception as error:
-            known = error if isinstance(error, HanpacaError) else EngineFailure(f"The context failed: {error!r}.")
-            job.fail(known)
-            job.released()
-
-    def _abandon(self, owner: object) -> None:
-        for _, scheduler in self._contexts.values():
-            scheduler.abandon(closed(), owner)
+    def __init__(self, path: Path, options: dict[str, Any]) -> None:
+        self._path, self._options = path, options
+        self._loras: dict[Stamp, Any] = {}
+        self._embedder: Embedder | None = None
+        super().__init__(f"hanpaca {path.name}")
 
     # -- contexts, all on the worker thread ------------------------------------------------------------------------
 
+    def _load(self) -> None:
+        self.native = native = NativeWeights(self._path, **self._options)
+        pooling = native.meta(f"{native.meta('general.architecture')}.pooling_type") or "0"
+        self.embeds = pooling.strip() != "0"
+        """Whether the file names a pooling: then it makes embeddings, and no text."""
+
+    def _free(self) -> None:
+        if self._embedder is not None:
+            self._embedder.close()
+        if hasattr(self, "native"):
+            self.native.free()
+
     def _open(self, key: ContextKey) -> tuple[NativeContext, Scheduler]:
-        cells = key.cells or self._choose_cells(key)
-        self._make_room(max(cells, key.plan.context) * self.cell_bytes(key.kv_type))
+        cells = max(key.cells or self._choose_cells(key), key.plan.context)
+        self._make_room(cells * self.cell_bytes(key.kv_type))
         context = NativeContext(
             self.native,
-            cells=max(cells, key.plan.context),
+            cells=cells,
             rope=key.plan.llama_cpp(),
             kv_type=key.kv_type,
             flash_attention=key.flash_attention,
             threads=key.threads,
             sequences=min(2 * key.running, 256),
-            loras=[(self._lora(path), scale) for path, scale in key.loras],
+            loras=[(self._lora(adapter), scale) for adapter, scale in key.loras],
         )
         shelf = int(min(_free_memory() * 0.1, MOST_SHELVED)) if key.prefix_memory is None else key.prefix_memory
-        scheduler = Scheduler(context, running=key.running, idle=self._idle_cells(), shelf=shelf)
-        with self._lock:
-            self._contexts[key] = context, scheduler
-        self._worker.add(scheduler)
-        return context, scheduler
+        return context, Scheduler(context, running=key.running, idle=self._idle_cells(), shelf=shelf)
+
+    def _close_context(self, context: NativeContext) -> None:
+        context.close()
 
     def _choose_cells(self, key: ContextKey) -> int:
         context = key.plan.context
@@ -159,18 +104,11 @@ class SharedWeights:
         for key in sorted(self._contexts, key=lambda key: self._contexts[key][1].last_used):
             if size < _free_memory() * 0.9:
                 return
-            with self._lock:
-                context, scheduler = self._contexts[key]
-                if scheduler.busy:
-                    continue
-                del self._contexts[key]
-            self._worker.remove(scheduler)
-            context.close()
+            self._close(key)
 
-    def _lora(self, path: str) -> Any:
-        if path not in self._loras:
-            from .llama_native import native_errors
-
+    def _lora(self, adapter: Stamp) -> Any:
+        if adapter not in self._loras:
+            path = adapter[0]
             with native_errors() as lines:
                 handle = self.native.L.llama_adapter_lora_init(self.native.handle, os.fsencode(path))
             if not handle:
@@ -178,14 +116,8 @@ class SharedWeights:
                     f"llama.cpp cannot load the LoRA adapter {path}: {lines[0] if lines else 'no reason given'}.",
                     "It must be a GGUF adapter made for this very model.",
                 )
-            self._loras[path] = handle
-        return self._loras[path]
-
-    def _free(self) -> None:
-        for context, _ in self._contexts.values():
-            context.close()
-        self._contexts.clear()
-        self.native.free()
+            self._loras[adapter] = handle
+        return self._loras[adapter]
 
     # -- arithmetic ----------------------------------------------------------------------------------------------
 
@@ -212,16 +144,24 @@ class SharedWeights:
     # -- embeddings ----------------------------------------------------------------------------------------------
 
     def embed(self, texts: Sequence[Sequence[int]], *, threads: int) -> list[list[float]]:
-        """One unit vector per text, by the pooling that the file names."""
-        from .llama_embedding import embed
-
-        pooling = (self.native.meta(f"{self.native.meta('general.architecture')}.pooling_type") or "0").strip()
-        if pooling == "0":
+        """One unit vector per text, by the pooling that the file names. Other work goes on between texts."""
+        if not self.embeds:
             raise UnsupportedFeature(
                 f"{self.native.path.name} is not an embedding model: its file names no pooling.",
                 "Use an embedding GGUF, or one of hanpaca.rag's embedders.",
             )
-        return self._worker.call(lambda: embed(self.native, texts, threads))
+        return [self._worker.call(partial(self._embed, tokens, threads)) for tokens in texts]
+
+    def _embed(self, tokens: Sequence[int], threads: int) -> list[float]:
+        if self._embedder is None:
+            self._embedder = Embedder(self.native)
+        return self._embedder.vector(tokens, threads)
+
+
+def stamp(path: Path) -> Stamp:
+    """What tells a file from another, and from itself once it has changed."""
+    stat = path.stat()
+    return str(path.resolve()), stat.st_size, stat.st_mtime_ns
 
 
 def _free_memory() -> int:

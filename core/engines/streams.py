@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ..errors import Busy
 from .base import Completion, Delta, Engine, Handle, Request
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def stream(engine: Engine, request: Request) -> Iterator[Delta]:
         handle.cancel()
 
 
-async def astream(engine: Engine, request: Request) -> AsyncIterator[Delta]:
+async def astream(engine: Engine, request: Request) -> AsyncGenerator[Delta]:
     """Deltas as they come, without blocking the event loop. Closing the iterator or cancelling stops the work."""
     import asyncio
 
@@ -53,12 +54,11 @@ async def astream(engine: Engine, request: Request) -> AsyncIterator[Delta]:
 
 
 def complete(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
-    """Whole answers of a batch, in order. The first error ends them all."""
-    gathering = _Gathering(len(requests))
+    """Whole answers of a batch, in order. The first error ends them all. A batch may be longer than the queue."""
+    gathering = _Gathering(requests)
     try:
-        for index, request in enumerate(requests):
-            gathering.handles.append(engine.submit(request, gathering.listener(index)))
-        gathering.ended.acquire()
+        while gathering.submit(engine):
+            gathering.ended.acquire(timeout=gathering.patience)
         return gathering.results()
     finally:
         gathering.cancel()
@@ -68,52 +68,48 @@ async def acomplete(engine: Engine, requests: Sequence[Request]) -> list[Complet
     """`complete` without blocking the event loop. Cancelling the task stops the work."""
     import asyncio
 
-    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    gathering = _Gathering(len(requests))
-
-    def wake(_: object) -> None:
-        if not done.done():
-            done.set_result(None)
-
-    gathering.on_end = _threadsafe(asyncio.get_running_loop(), wake)
+    gathering, ended = _Gathering(requests), asyncio.Semaphore(0)
+    gathering.on_end = _threadsafe(asyncio.get_running_loop(), lambda _: ended.release())
     try:
-        for index, request in enumerate(requests):
-            gathering.handles.append(engine.submit(request, gathering.listener(index)))
-        if requests:
-            await done
+        while gathering.submit(engine):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(gathering.patience):
+                    await ended.acquire()
         return gathering.results()
     finally:
         gathering.cancel()
 
 
 class _Gathering:
-    """Collects the deltas of several requests and wakes its caller once, at the end or at the first error."""
+    """Submits the requests of a batch and collects their deltas; `ended` and `on_end` tell of each end."""
 
-    def __init__(self, count: int) -> None:
-        self.handles: list[Handle] = []
-        self.ended = threading.Semaphore(0 if count else 1)
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self.ended = threading.Semaphore(0)
         self.on_end: Any = None
-        self._deltas: list[list[Delta]] = [[] for _ in range(count)]
-        self._left = count
+        self.patience: float | None = None
+        """Seconds to wait at most before the next `submit`; None: until one ends."""
+        self._requests = requests
+        self._handles: list[Handle] = []
+        self._deltas: list[list[Delta]] = [[] for _ in requests]
+        self._open = len(requests)
         self._lock = threading.Lock()
         self._error: BaseException | None = None
 
-    def listener(self, index: int) -> Any:
-        deltas = self._deltas[index]
-
-        def hear(event: Delta | BaseException) -> None:
-            if isinstance(event, BaseException):
-                self._error = self._error or event
-                self._end()
-                return
-            deltas.append(event)
-            if event.finish_reason:
-                with self._lock:  # an engine may have several threads
-                    self._left -= 1
-                if not self._left:
-                    self._end()
-
-        return hear
+    def submit(self, engine: Engine) -> bool:
+        """Hand in what the queue takes; whether there is anything to wait for. Raises `Busy` if it takes nothing."""
+        self.patience = None
+        while self._error is None and len(self._handles) < len(self._requests):
+            index = len(self._handles)
+            under_way = self._open - (len(self._requests) - index)
+            try:
+                self._handles.append(engine.submit(self._requests[index], self._listener(index)))
+            except Busy:
+                if not index:
+                    raise
+                if not under_way:
+                    self.patience = 0.05  # others fill the queue: look again
+                break  # the end of one of ours makes room
+        return self._error is None and self._open > 0
 
     def results(self) -> list[Completion]:
         if self._error is not None:
@@ -121,13 +117,26 @@ class _Gathering:
         return [_join(deltas) for deltas in self._deltas]
 
     def cancel(self) -> None:
-        for handle in self.handles:
+        for handle in self._handles:
             handle.cancel()
 
-    def _end(self) -> None:
-        self.ended.release()
-        if self.on_end is not None:
-            self.on_end(None)
+    def _listener(self, index: int) -> Any:
+        deltas = self._deltas[index]
+
+        def hear(event: Delta | BaseException) -> None:
+            if isinstance(event, BaseException):
+                self._error = self._error or event
+            else:
+                deltas.append(event)
+                if not event.finish_reason:
+                    return
+            with self._lock:  # an engine may have several threads
+                self._open -= 1
+            self.ended.release()
+            if self.on_end is not None:
+                self.on_end(None)
+
+        return hear
 
 
 def _join(deltas: Sequence[Delta]) -> Completion:

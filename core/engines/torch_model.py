@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import BadInput, BadModelFile, EngineUnavailable, HanpacaError, UnsupportedFeature
 from ..gguf_header import read, rope_of
 from ..rope import Rope, RopePlan
-from ..weights.adapter import Adapter
+from ..weights.adapter import Adapter, check_vocabulary
 from ..weights.checkpoint import read_json
 from ..weights.llama import read_rope
 from .torch_hardware import DTYPES, choose, detect
@@ -204,6 +204,7 @@ def _with_loras(model: Any, path: Path, loras: Sequence[Path]) -> tuple[Any, Pat
             "Merge them in turn: hanpaca merge BASE LORA LORA OUT.",
         )
     for adapter in adapters:
+        check_vocabulary(adapter, model.config.vocab_size)
         rows = adapter.rows
         if rows is not None and rows != model.config.vocab_size:
             model.resize_token_embeddings(rows, mean_resizing=False)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import UnsupportedFeature
 from ..sampling import Sampling
 from .base import TokenLogprob
-from .llama_sampling import log_softmax
+from .generation import log_softmax
 
 MIROSTAT_TOKENS = 100
 """Of how many likeliest tokens mirostat 1 estimates Zipf's exponent, as llama.cpp does."""

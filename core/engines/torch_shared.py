@@ -1,4 +1,4 @@
-"""One set of PyTorch weights in this process: its worker thread, its pools of cells, and who uses it.
+"""One set of PyTorch weights in this process: how it is loaded, and its pools of cells.
 
 Knows how weights are run (`TransformersOptions`); not what the jobs over them do.
 """
@@ -6,21 +6,19 @@ Knows how weights are run (`TransformersOptions`); not what the jobs over them d
 from __future__ import annotations
 
 import dataclasses
-import os
-import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
-from ..errors import BadInput, Closed, HanpacaError
+from ..errors import BadInput
 from ..rope import Rope, RopePlan
 from .batching import Scheduler
-from .jobs import Job
+from .local import check_alpha, check_whole_numbers
+from .shared import Shared
 from .torch_decoder import TorchDecoder
 from .torch_hardware import DTYPES, free_memory
 from .torch_model import QUANTIZATIONS, Loaded, load
 from .torch_tokenizer import Tokenizer, open_tokenizer
-from .worker import Worker, closed
 
 MOST_CELLS = 16_384
 """Cells beyond one context's length; a pool grows only as it is used."""
@@ -54,127 +52,70 @@ class TransformersOptions:
             raise BadInput(f"dtype {self.dtype!r} is not known.", f"Valid: {', '.join(DTYPES)}.")
         if self.quantization not in QUANTIZATIONS:
             raise BadInput(f"quantization {self.quantization!r} is not known.", "Valid: 8bit, 4bit, or none.")
-        for name in ("context", "threads", "cells", "running", "queue"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise BadInput(f"{name} must be a whole number of at least 1, not {value!r}.")
+        check_alpha(self.alpha)
+        check_whole_numbers(
+            self,
+            [
+                ("context", 1, 2**24),
+                ("threads", 1, 1024),
+                ("cells", 1, 2**24),
+                ("running", 1, 256),
+                ("queue", 1, 10**6),
+            ],
+        )
 
 
-class SharedModel:
-    """Weights with their worker thread and a pool of cells per plan. `acquire` and `release` count the engines."""
+class SharedModel(Shared[RopePlan, TorchDecoder]):
+    """A loaded checkpoint, with a pool of cells for each plan."""
 
-    _registry: ClassVar[dict[Any, SharedModel]] = {}
-    _registry_lock: ClassVar[Any] = threading.RLock()
+    loaded: Loaded
+    tokenizer: Tokenizer
 
     @classmethod
-    def acquire(
-        cls, path: Path, options: TransformersOptions, loras: tuple[Path, ...], rope: Rope | None
-    ) -> SharedModel:
+    def of(cls, path: Path, options: TransformersOptions, loras: tuple[Path, ...], rope: Rope | None) -> SharedModel:
         """The weights, loaded if they are not. Blocks while they load."""
         stamp = f"{path.resolve()} {_newest(path)} {[(str(lora.resolve()), _newest(lora)) for lora in loras]}"
         apart = dataclasses.replace(options, context=None, alpha="auto", queue=1)
-        key = (os.getpid(), stamp, apart, rope)
-        with cls._registry_lock:
-            shared = cls._registry.get(key)
-            if shared is None:
-                shared = cls._registry[key] = cls(key, stamp, path, options, loras, rope)
-            shared._engines += 1
-            return shared
+        return cls.acquire((stamp, apart, rope), lambda: cls(stamp, path, options, loras, rope))
 
     def __init__(
-        self,
-        key: Any,
-        stamp: str,
-        path: Path,
-        options: TransformersOptions,
-        loras: tuple[Path, ...],
-        rope: Rope | None,
+        self, stamp: str, path: Path, options: TransformersOptions, loras: tuple[Path, ...], rope: Rope | None
     ) -> None:
-        self._key, self.stamp, self._options = key, stamp, options
-        self._engines = 0
-        self._lock = threading.Lock()
-        self._contexts: dict[RopePlan, tuple[TorchDecoder, Scheduler]] = {}
-        self._arriving = 0
-        self._worker = Worker(f"hanpaca {path.name}")
-        try:
-            self.loaded: Loaded = self._worker.call(
-                lambda: self._load(path, loras, rope),
-            )
-            self.tokenizer: Tokenizer = open_tokenizer(self.loaded.tokenizer, self.loaded.rows)
-        except BaseException:
-            self._worker.stop()
-            raise
+        self.stamp, self._options = stamp, options
+        self._path, self._adapters, self._rope = path, loras, rope
+        super().__init__(f"hanpaca {path.name}")
 
-    def _load(self, path: Path, loras: tuple[Path, ...], rope: Rope | None) -> Loaded:
+    def _load(self) -> None:
         o = self._options
-        loaded = load(path, device=o.device, dtype=o.dtype, quantization=o.quantization, loras=loras, rope=rope)
+        self.loaded = load(
+            self._path,
+            device=o.device,
+            dtype=o.dtype,
+            quantization=o.quantization,
+            loras=self._adapters,
+            rope=self._rope,
+        )
         if o.threads is not None:
             import torch
 
             torch.set_num_threads(o.threads)
-        return loaded
+        self.tokenizer = open_tokenizer(self.loaded.tokenizer, self.loaded.rows)
 
-    @property
-    def waiting(self) -> int:
-        """Jobs not admitted yet, in all contexts."""
-        return self._arriving + sum(scheduler.waiting for _, scheduler in list(self._contexts.values()))
-
-    def submit(self, chosen: RopePlan, job: Job) -> None:
-        """Queue a job; the pool of its plan is made on the worker thread if it is not there."""
-        with self._lock:
-            self._arriving += 1
-        try:
-            self._worker.post(lambda: self._start(chosen, job))
-        except Closed:
-            job.released()
-            raise
-
-    def _start(self, chosen: RopePlan, job: Job) -> None:
-        with self._lock:
-            self._arriving -= 1
-        try:
-            decoder, scheduler = self._contexts.get(chosen) or self._open(chosen)
-            job.decoder = decoder
-            scheduler.submit(job)
-        except HanpacaError as error:
-            job.fail(error)
-            job.released()
-
-    def _open(self, chosen: RopePlan) -> tuple[TorchDecoder, Scheduler]:
+    def _open(self, key: RopePlan) -> tuple[TorchDecoder, Scheduler]:
         running = self._options.running
         decoder = TorchDecoder(
-            self.loaded.shell(chosen),
-            cells=max(self._options.cells or self._choose_cells(chosen), chosen.context),
+            self.loaded.shell(key),
+            cells=max(self._options.cells or self._choose_cells(key), key.context),
             sequences=2 * running,
             masked=self.loaded.attention != "flash_attention_2",
         )
-        scheduler = Scheduler(decoder, running=running)
-        self._contexts[chosen] = decoder, scheduler
-        self._worker.add(scheduler)
-        return decoder, scheduler
+        return decoder, Scheduler(decoder, running=running)
 
     def _choose_cells(self, chosen: RopePlan) -> int:
         affordable = int(free_memory(self.loaded.model.device) * 0.3 / self.loaded.cell_bytes)
         return max(chosen.context, min(4 * chosen.context, MOST_CELLS, affordable))
 
-    def release(self, owner: object) -> None:
-        """One engine less: its jobs end with `Closed`, and the last one frees the weights."""
-        with self._registry_lock:
-            self._engines -= 1
-            last = self._engines == 0
-            if last:
-                self._registry.pop(self._key, None)
-        if last:
-            self._worker.stop(self._free)
-        else:
-            self._worker.post(lambda: self._abandon(owner))
-
-    def _abandon(self, owner: object) -> None:
-        for _, scheduler in self._contexts.values():
-            scheduler.abandon(closed(), owner)
-
     def _free(self) -> None:
-        self._contexts.clear()
         del self.loaded
 
 

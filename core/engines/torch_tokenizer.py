@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -142,6 +143,7 @@ class _NativeTokenizer:
 
         self._lock = threading.Lock()
         self._native: Any = NativeWeights(path, vocab_only=True)
+        weakref.finalize(self, self._native.free)
         self.vocabulary = self._native.vocabulary
         self.chat_template = self._native.meta("tokenizer.chat_template")
 
@@ -152,8 +154,3 @@ class _NativeTokenizer:
     def token_bytes(self, token: int) -> bytes:
         with self._lock:
             return bytes(self._native.token_bytes(token))
-
-    def __del__(self) -> None:
-        native = getattr(self, "_native", None)
-        if native is not None:
-            native.free()

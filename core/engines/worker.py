@@ -7,6 +7,7 @@ here. Other threads hand in jobs (through a scheduler) and calls (through `call`
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import weakref
 from collections import deque
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 
 from ..errors import Closed, EngineFailure, HanpacaError
 from .batching import Scheduler
+from .jobs import Job
 
 T = TypeVar("T")
 
@@ -28,6 +30,7 @@ class Worker:
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._schedulers: list[Scheduler] = []
         self._stopping = False
+        self.pid = os.getpid()
         self._at_end: Callable[[], None] | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -53,11 +56,12 @@ class Worker:
             self._calls.append((function, Future()))
             self._wake.notify()
 
-    def notify(self) -> None:
-        """Say that a scheduler has new work."""
-        with self._wake:
+    def hand(self, scheduler: Scheduler, job: Job) -> None:
+        """Queue a job with one of the schedulers. Raises `Closed`, and what `Scheduler.submit` raises."""
+        with self._wake:  # whoever is let in here is ended by `_end` at the latest
             if self._stopping:
                 raise closed()
+            scheduler.submit(job)
             self._wake.notify()
 
     def add(self, scheduler: Scheduler) -> None:
@@ -83,16 +87,22 @@ class Worker:
             with self._wake:
                 while not (self._calls or self._stopping or any(s.busy for s in self._schedulers)):
                     self._wake.wait()
-                calls, stopping = list(self._calls), self._stopping
-                self._calls.clear()
-            for function, future in calls:
-                _fulfil(function, future)
+                stopping = self._stopping
+            self._run_calls()
             if stopping:
                 self._end()
                 return
             for scheduler in self._schedulers:
                 if scheduler.busy:
                     self._step(scheduler)
+
+    def _run_calls(self) -> None:
+        """In a frame of its own: while the thread sleeps, it holds on to nobody's engine."""
+        with self._wake:
+            calls = list(self._calls)
+            self._calls.clear()
+        for function, future in calls:
+            _fulfil(function, future)
 
     def _end(self) -> None:
         """After the last call: what it queued is ended too, then the memory goes."""
@@ -106,10 +116,9 @@ class Worker:
     def _step(scheduler: Scheduler) -> None:
         try:
             scheduler.step()
-        except Exception as error:  # a fault of ours must reach the callers, not leave them waiting
-            scheduler.abandon(
-                error if isinstance(error, HanpacaError) else EngineFailure(f"The engine failed: {error!r}.")
-            )
+        except BaseException as error:  # a fault of ours must reach the callers, not leave them waiting
+            known = error if isinstance(error, HanpacaError) else EngineFailure(f"The engine failed: {error!r}.")
+            scheduler.abandon(known, sound=False)
 
 
 def _fulfil(function: Callable[[], Any], future: Future[Any]) -> None:
@@ -131,4 +140,5 @@ _alive: weakref.WeakSet[Worker] = weakref.WeakSet()
 def _stop_all() -> None:
     """Native code must not run while the interpreter is taken down."""
     for worker in list(_alive):
-        worker.stop()
+        if worker.pid == os.getpid():  # a fork leaves threads behind
+            worker.stop()

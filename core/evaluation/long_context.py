@@ -55,7 +55,7 @@ def curve(
     for length, alpha in points:
         if on_point is not None:
             on_point(found[-1])
-        with load(name, **options | {"context": length, "alpha": alpha}) as model:
+        with load(name, **options | {"context": length, "alpha": alpha, "cells": length}) as model:
             value = tail_perplexity(model, tokens, length, tail)
         found.append(Point(length, alpha, value, value / base))
     if on_point is not None:

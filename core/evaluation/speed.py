@@ -60,7 +60,10 @@ def decode_rate(engine: Engine, count: int, new: int) -> float:
         engine.submit(Request(random_prompt(engine, 16), sampling), crowd.listener(index))
     crowd.wait()
     start, end = max(times[0] for times in crowd.times), min(times[-1] for times in crowd.times)
-    return sum(start < time <= end for times in crowd.times for time in times) / max(end - start, 1e-9)
+    if end <= start:  # not all ran together: over all the time that any of them decoded
+        start, end = min(times[0] for times in crowd.times), max(times[-1] for times in crowd.times)
+    outside = sum(time <= start or time > end for times in crowd.times for time in times)
+    return (crowd.tokens - outside) / max(end - start, 1e-9)
 
 
 def random_prompt(engine: Engine, length: int) -> list[int]:
@@ -90,6 +93,8 @@ class _Crowd:
 
     def __init__(self, count: int) -> None:
         self.times: list[list[float]] = [[] for _ in range(count)]
+        self.tokens = 0
+        """Generated in all: more than deltas, where a character takes several."""
         self._ended = threading.Semaphore(0)
         self._error: BaseException | None = None
 
@@ -100,6 +105,8 @@ class _Crowd:
             times.append(time.perf_counter())
             if isinstance(event, BaseException):
                 self._error = event
+            elif event.usage is not None:
+                self.tokens += event.usage.completion_tokens
             if isinstance(event, BaseException) or event.finish_reason:
                 self._ended.release()
 

@@ -7,6 +7,7 @@ Each figure is a ratio of medians of interleaved runs, so that noise of the mach
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 import _random_models as random_models
 from _report import Report
 
+from hanpaca.core import tuning
 from hanpaca.core.catalog import resolve
 from hanpaca.core.engines import streams
 from hanpaca.core.engines.base import Request
@@ -182,6 +184,16 @@ def server(report: Report, name: str, path: Path, engine: LlamaCppEngine, new: i
     report.check(f"{name} 16 callers / llama_cpp.server", ratio, least=3)
 
 
+def tuned_file(report: Report, name: str) -> Path:
+    """What `hanpaca tune` chooses on this machine."""
+    source = resolve(name)
+    _, chosen = tuning.tune(source)
+    report.say(f"  {name} is tuned to {chosen.type}, perplexity {chosen.perplexity:.3f}")
+    path = tuning.tuned(source).path
+    assert path is not None
+    return path
+
+
 def vllm(report: Report, url: str, path: Path) -> None:
     """Total tokens/s at 1, 4 and 16 clients against a running vLLM that serves the same model."""
     import _peer_server as peer_server
@@ -222,12 +234,14 @@ def measure(report: Report, name: str, path: Path, new: int) -> None:
 def main() -> int:
     report = Report("engine", __doc__ or "")
     report.parser.add_argument("--model", action="append", help="smollm2, random-1.3b or a GGUF file; repeatable")
-    report.parser.add_argument("--vllm", metavar="URL", help="only compare with a vLLM server of the first --model")
+    report.parser.add_argument(
+        "--vllm", metavar="URL", help="only compare, tuned for this machine, with a vLLM server of the first --model"
+    )
     options = report.parse()
     if options.vllm:
-        found = resolve((options.model or ["smollm2"])[0]).path
-        assert found is not None
-        vllm(report, options.vllm, found)
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["HANPACA_CACHE"] = folder
+            vllm(report, options.vllm, tuned_file(report, (options.model or ["smollm2"])[0]))
         return report.end()
     with tempfile.TemporaryDirectory() as folder:
         for name in options.model or ["smollm2", "random-1.3b"]:

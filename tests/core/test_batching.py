@@ -184,14 +184,18 @@ def test_any_mix_of_requests_ends_right_and_within_the_cells(events, running, ch
 
 
 def check_accounts(scheduler, decoder):
-    cells = scheduler._cells
+    cells = scheduler._sequences.cells
     assert cells.used == decoder.used(), "the ledger differs from what the decoder holds"
-    assert cells.used + scheduler._promised <= cells.capacity
-    for sequence in (*scheduler._running, *scheduler._cached):
+    assert cells.used + scheduler._sequences.promised <= cells.capacity
+    for sequence in (*scheduler._sequences.running, *scheduler._sequences.cached):
         assert sequence.tokens == [token for _, token in decoder.held[sequence.id]]
         assert len(sequence.cells) == len(sequence.tokens)
-    assert scheduler._shelf.used == sum(entry.size for entry in scheduler._shelf._entries) <= scheduler._shelf.budget
-    ids = [s.id for s in (*scheduler._running, *scheduler._cached)] + scheduler._free_ids
+    assert (
+        scheduler._sequences.shelf.used
+        == sum(entry.size for entry in scheduler._sequences.shelf._entries)
+        <= scheduler._sequences.shelf.budget
+    )
+    ids = [s.id for s in (*scheduler._sequences.running, *scheduler._sequences.cached)] + scheduler._sequences._free_ids
     assert sorted(ids) == list(range(decoder.sequences))
 
 
@@ -300,6 +304,26 @@ def test_idle_sequences_leave_the_cells_and_come_back_from_the_shelf():
     check_accounts(scheduler, decoder)
 
 
+def test_a_step_copies_one_sequence_at_most_and_then_prefills_nothing():
+    decoder = FakeDecoder(cells=1024, batch=64)
+    scheduler = Scheduler(decoder, idle=50, shelf=1000)
+    saves = []
+    decoder.save = lambda sequence, save=decoder.save: saves.append(sequence) or save(sequence)
+    for start in (1, 2, 3):  # three idle sequences
+        submit(scheduler, decoder, Recorder([start] * 100, 2))
+    run(scheduler)
+    submit(scheduler, decoder, Recorder([9] * 5, 40))
+    scheduler.step()
+    submit(scheduler, decoder, Recorder([8] * 300, 2))
+    while scheduler.busy:
+        before = len(saves)
+        scheduler.step()
+        assert len(saves) - before <= 1
+        if len(saves) > before:
+            assert len(decoder.passes[-1]) == 1, "the decoding sequence's token alone"
+    assert len(saves) >= 3
+
+
 def test_what_a_shelved_sequence_holds_already_is_not_copied_again():
     decoder = FakeDecoder(cells=4096, batch=64, sequences=16, outputs=16)
     scheduler = Scheduler(decoder, idle=0, shelf=10_000)
@@ -309,7 +333,7 @@ def test_what_a_shelved_sequence_holds_already_is_not_copied_again():
         run(scheduler)
     submit(scheduler, decoder, Recorder([20] * 10, 2))
     run(scheduler)
-    assert scheduler._shelf.used <= 520
+    assert scheduler._sequences.shelf.used <= 520
 
 
 def test_scores_are_cut_to_what_one_pass_can_give():

@@ -1,6 +1,7 @@
 """The llama.cpp engine on real files: SmolLM2 for meaning, small F32 models with random weights for exactness."""
 
 import asyncio
+import gc
 import math
 import multiprocessing
 import os
@@ -14,12 +15,24 @@ import numpy as np
 import psutil
 import pytest
 
+from hanpaca.core.catalog import resolve
+from hanpaca.core.engines import shared as shared_module
 from hanpaca.core.engines import streams
-from hanpaca.core.engines.base import Request
+from hanpaca.core.engines.base import Delta, Request, Usage
 from hanpaca.core.engines.jobs import Job
 from hanpaca.core.engines.llama_cpp import LlamaCppEngine, LlamaCppOptions
+from hanpaca.core.engines.llama_cpp import open_engine as open_source
 from hanpaca.core.engines.llama_native import NativeContext
-from hanpaca.core.errors import BadInput, Busy, Closed, ContextOverflow, EngineFailure, TimedOut, UnsupportedFeature
+from hanpaca.core.errors import (
+    BadInput,
+    BadModelFile,
+    Busy,
+    Closed,
+    ContextOverflow,
+    EngineFailure,
+    TimedOut,
+    UnsupportedFeature,
+)
 from hanpaca.core.gguf_header import read, rope_of
 from hanpaca.core.sampling import Sampling
 
@@ -245,26 +258,6 @@ def test_a_broken_grammar_is_refused_before_anything_runs(smol):
         generate(smol, ask(smol), sampling=GREEDY.replace(grammar="root ::= ("))
 
 
-@pytest.mark.parametrize(
-    "schema",
-    [
-        {"type": "integer", "minimum": 3},
-        {"type": "object", "properties": {"a": {"type": "number", "multipleOf": 2}}},
-        {"type": "string", "format": "email"},
-        {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
-        {"type": "object", "patternProperties": {"^a": {"type": "string"}}},
-        {"allOf": [{"type": "object"}, {"type": "object"}]},
-        {"type": "object", "properties": {}, "required": ["a"]},
-        {"anyOf": [{"type": "string"}], "maxLength": 3},
-        {"type": ["string", "null"], "maxLength": 3},
-        {"not": {"type": "string"}},
-    ],
-)
-def test_schemas_that_cannot_be_enforced_are_refused(smol, schema):
-    with pytest.raises(UnsupportedFeature, match="cannot be enforced"):
-        generate(smol, ask(smol), sampling=GREEDY.replace(json_schema=schema))
-
-
 def test_a_conversation_that_was_put_away_goes_on_the_same(tiny_file):
     """Keys and values come back from host memory exactly, while other requests run."""
     prompt, answers = random_prompts(1, 600, seed=8)[0], []
@@ -483,6 +476,224 @@ def test_a_loaded_engine_is_neither_pickled_nor_used_after_a_fork(tiny):
 def test_a_base_model_does_not_embed(smol):
     with pytest.raises(UnsupportedFeature, match="not an embedding model"):
         smol.embed([[1, 2, 3]])
+
+
+# -- many users of one set of weights -------------------------------------------------------------------------------
+
+
+def test_a_batch_may_be_longer_than_the_queue(tiny_file):
+    engine = open_engine(tiny_file, queue=3, running=2, kv_type="f32", flash_attention=False, threads=1)
+    prompts = random_prompts(20, 40)
+    together = generate(engine, *prompts)
+    assert [answer.text for answer in together] == [generate(engine, prompt)[0].text for prompt in prompts]
+    answers = asyncio.run(streams.acomplete(engine, [Request(prompt, GREEDY) for prompt in prompts]))
+    assert [answer.text for answer in answers] == [answer.text for answer in together]
+    assert len(engine.score([1, 270], [prompt[1:] or [5] for prompt in prompts])) == 20
+    engine.close()
+
+
+def test_each_caller_hears_an_error_of_its_own(tiny, monkeypatch):
+    def fail(self, *_):
+        raise EngineFailure("The pass failed.", "Try again.")
+
+    monkeypatch.setattr(NativeContext, "decode", fail)
+    heard = []
+    for prompt in random_prompts(4, 20):
+        tiny.submit(Request(prompt, GREEDY), heard.append)
+    wait_until(lambda: len(heard) == 4)
+    assert len({id(error) for error in heard}) == 4 and {str(error) for error in heard} == {
+        "The pass failed. Try again."
+    }
+
+
+def wait_until(true, seconds=20):
+    limit = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+def test_contexts_that_only_a_closed_engine_used_are_closed(tiny_file):
+    first, second = open_engine(tiny_file), open_engine(tiny_file, kv_type="f32")
+    generate(first, [1, 270])
+    generate(second, [1, 270])
+    assert len(first._shared._contexts) == 2
+    second.close()
+    wait_until(lambda: len(first._shared._contexts) == 1)
+    assert generate(first, [1, 270])
+    first.close()
+
+
+def test_tokenizing_while_another_thread_closes_ends_well(tiny_file):
+    """Never in freed memory: a text, or `Closed`."""
+    text = "the cat sat on 你好 " * 400
+    for _ in range(5):
+        engine, ended = open_engine(tiny_file), []
+
+        def tokenize(engine=engine, ended=ended):
+            try:
+                while True:
+                    assert len(engine.tokenize(text)) > 100
+                    engine.submit(Request([1, 270], GREEDY.replace(grammar='root ::= "a"*')), lambda _: None)
+            except (Closed, Busy) as error:
+                ended.append(error)
+
+        threads = [threading.Thread(target=tokenize) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.02)
+        engine.close()
+        for thread in threads:
+            thread.join(60)
+        assert len(ended) == 4
+
+
+def test_what_the_garbage_collector_finds_is_released_elsewhere(tiny_file):
+    """Its finalizer may run anywhere, also inside `acquire`: it only says so, and a thread of its own frees."""
+    engine = open_engine(tiny_file, threads=1, running=3)
+    shared = engine._shared
+    with shared_module._lock:  # as in the middle of an `acquire`
+        del engine
+        gc.collect()
+    wait_until(lambda: not shared._worker._thread.is_alive())
+    assert shared.native.handle is None
+
+
+def test_one_file_that_loads_slowly_holds_up_no_other(tiny_file, monkeypatch):
+    slow, loading, go_on = shared_module.Shared, threading.Event(), threading.Event()
+
+    class Slow(slow):
+        def _load(self):
+            loading.set()
+            go_on.wait(60)
+
+    thread = threading.Thread(target=lambda: Slow.acquire("slow", lambda: Slow("slow")).release(None))
+    thread.start()
+    loading.wait(60)
+    engine = open_engine(tiny_file)
+    assert generate(engine, [1, 270])
+    engine.close()
+    go_on.set()
+    thread.join(60)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_an_engine_that_nobody_holds_frees_its_weights(tiny_file, used):
+    """Also after it has worked: a sleeping worker holds on to nothing."""
+    engine = open_engine(tiny_file, threads=1, running=4)
+    shared = engine._shared
+    if used:
+        generate(engine, [1, 270])
+    del engine
+
+    def freed():
+        gc.collect()
+        return not shared._worker._thread.is_alive()
+
+    wait_until(freed)
+
+
+def test_a_closed_engine_hands_nothing_in(tiny_file):
+    first, second = open_engine(tiny_file), open_engine(tiny_file)
+    second.close()
+    second._closed = False  # as seen by a thread that looked just before
+    with pytest.raises(Closed):
+        generate(second, [1, 270])
+    assert len(first._shared._users) == 1
+    first.close()
+
+
+class Crowded:
+    """An engine's queue as others leave it: what `room` says, attempt by attempt, is taken and answered at once."""
+
+    def __init__(self, room):
+        self.room = iter(room)
+
+    def submit(self, request, listener):
+        if not next(self.room):
+            raise Busy("1 request is waiting already.", "Try again in a moment.")
+        listener(Delta("x", "stop", Usage(1, 1)))
+        return self
+
+    def cancel(self):
+        pass
+
+
+def test_a_batch_waits_while_others_fill_the_queue():
+    """Only its first request may be refused; what was computed already is not thrown away."""
+    requests = [Request([1], GREEDY)] * 4
+    room = [True, True, False, False, False, True, False, True]
+    assert len(streams.complete(Crowded(room), requests)) == 4
+    assert len(asyncio.run(streams.acomplete(Crowded(room), requests))) == 4
+    with pytest.raises(Busy):
+        streams.complete(Crowded([False]), requests)
+
+
+def test_a_listener_may_raise_anything(tiny):
+    def leave(_):
+        raise asyncio.CancelledError
+
+    tiny.submit(Request([1, 270], GREEDY), leave)
+    assert generate(tiny, [1, 271])
+
+
+def test_memory_that_is_short_for_the_shelf_costs_only_the_shelf(tiny_file, monkeypatch):
+    engine = open_engine(tiny_file)
+
+    def no_memory(self, sequence):
+        raise MemoryError
+
+    monkeypatch.setattr(NativeContext, "save", no_memory)
+    answers = [generate(engine, prompt)[0] for prompt in random_prompts(4, 400)]
+    assert len(answers) == 4
+    engine.close()
+
+
+def test_token_ids_that_are_no_whole_numbers_are_refused(tiny):
+    for wrong in (float("nan"), 2.7, "3", None):
+        with pytest.raises(BadInput, match="whole numbers"):
+            tiny.submit(Request([1, wrong], GREEDY), lambda _: None)
+
+
+def test_files_without_a_tokenizer_are_refused(tmp_path):
+    import gguf
+
+    path = gguf_files.write_gguf(tmp_path / "whole.gguf")
+    header = gguf.GGUFReader(path)
+    writer = gguf.GGUFWriter(tmp_path / "none.gguf", "llama")
+    for name, entry in header.fields.items():
+        if not name.startswith(("GGUF.", "tokenizer.", "general.architecture")):
+            writer.add_key_value(name, entry.contents(), entry.types[0])
+    writer.add_tokenizer_model("none")
+    for tensor in header.tensors:
+        writer.add_tensor(tensor.name, tensor.data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(BadModelFile, match="tokenizer"):
+        open_engine(tmp_path / "none.gguf")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tensor_split": "3,1"}, {"tensor_split": []}, {"tensor_split": [-1.0]}, {"mmap": "yes"}, {"mlock": 1},
+        {"flash_attention": None}, {"context": 2**40}, {"alpha": 0.5}, {"alpha": "most"}, {"gpu_layers": 1.5},
+        {"running": 1000}, {"threads": True},
+    ],
+)  # fmt: skip
+def test_options_of_the_wrong_kind_are_refused(options):
+    with pytest.raises(BadInput, match=next(iter(options))):
+        LlamaCppOptions(**options)
+
+
+def test_adapters_are_checked(tiny_file, tmp_path):
+    source = resolve(str(tiny_file))
+    with pytest.raises(BadInput, match=r"no LoRA adapter .*none\.gguf"):
+        open_source(source, {"loras": str(tmp_path / "none.gguf")})
+    with pytest.raises(BadInput, match="loras must be"):
+        open_source(source, {"loras": 3})
 
 
 # -- load -----------------------------------------------------------------------------------------------------------

@@ -131,6 +131,15 @@ def test_models_that_answer_differently_have_different_identities(smollm2):
     assert len({hanpaca.load("smollm2", **options).identity for options in variants}) == len(variants)
 
 
+def test_a_changed_adapter_is_another_identity(smollm2, tmp_path):
+    adapter = tmp_path / "adapter.gguf"
+    adapter.write_bytes(b"one")
+    before = hanpaca.load(smollm2, loras=[adapter]).identity
+    adapter.write_bytes(b"other")
+    assert hanpaca.load(smollm2, loras=[adapter]).identity != before
+    assert hanpaca.load(smollm2, loras=[(adapter, 0.5)]).identity != hanpaca.load(smollm2, loras=[adapter]).identity
+
+
 def test_unknown_names_list_near_ones():
     with pytest.raises(ModelNotFound, match="chinese-alpaca-2-7b"):
         hanpaca.load("chinese-alpaca-2-7")
@@ -158,3 +167,13 @@ def test_a_base_model_continues_and_does_not_chat(tmp_path):
         assert base.complete("the", GREEDY).usage.prompt_tokens == len(base.prompt_tokens("the"))
         with pytest.raises(UnsupportedFeature, match="complete"):
             base.chat(CAPITAL)
+
+
+async def test_closing_an_async_stream_stops_the_work_at_once(model):
+    stream = model.astream_chat([Message("user", "Count to one thousand.")], max_tokens=400)
+    await anext(stream)
+    await stream.aclose()
+    await asyncio.sleep(0.3)
+    computed = model.engine.computed
+    await asyncio.sleep(0.3)
+    assert model.engine.computed == computed

@@ -15,7 +15,7 @@ from hanpaca.core.engines.torch_decoder import TorchDecoder
 from hanpaca.core.engines.torch_hardware import Hardware, choose, detect
 from hanpaca.core.engines.torch_model import Loaded, load
 from hanpaca.core.errors import BadInput, EngineFailure
-from hanpaca.core.rope import plan
+from hanpaca.core.rope import Rope, plan
 from hanpaca.core.weights.convert import convert
 
 torch = pytest.importorskip("torch")
@@ -229,3 +229,50 @@ def test_long_context_models_run_by_their_own_scaling(tmp_path: Path, text: list
     with torch.inference_mode():
         expected = LlamaForCausalLM.from_pretrained(folder)(torch.tensor([text])).logits[0].numpy()
     assert distance(whole(mine, 1024, text), expected) <= 1e-5
+
+
+PUBLISHED = {
+    "pi-16k": ({"rope_type": "linear", "factor": 4.0}, 16_384),
+    "yarn-64k": ({"rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 4096}, 65_536),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_both_engines_agree_beyond_4096_positions(tmp_path: Path, data: Path, name: str) -> None:
+    """The RoPE of the published long-context models at the positions that it is for."""
+    rope, window = PUBLISHED[name]
+    model = data / "tokenizers" / "llama2-32000.tokenizer.model"
+    folder = write_checkpoint(
+        tmp_path / "m", tokenizer_model=model, vocabulary=32_000, context=window, rope=rope, heads=2, spread=0.04
+    )
+    mine = load(folder, device="cpu", dtype="float32", quantization=None, loras=())
+    assert mine.rope.native_context == window
+    tokens = np.random.default_rng(5).integers(3, 32_000, 5120).tolist()
+    plain = Rope(dim=mine.rope.dim, trained=window)
+    decoders = [TorchDecoder(mine.shell(plan(rope, window)), cells=5120, sequences=1) for rope in (mine.rope, plain)]
+    with native(convert(folder, tmp_path / "m.gguf", "f32"), 5120) as reference:
+        for at, expected in zip(range(0, 5120, 512), reference.chunks(tokens), strict=True):
+            found, other = (feed(decoder, tokens[at : at + 512], start=at) for decoder in decoders)
+            assert distance(found, expected) <= 1e-5, at
+            assert (found.argmax(1) == expected.argmax(1)).all(), at
+            assert distance(other, expected) > 1e-3, "the comparison does not see the scaling"
+
+
+def test_llama3s_table_in_a_gguf_is_used(tmp_path: Path, data: Path, text: list[int]) -> None:
+    """transformers itself leaves `rope_freqs.weight` out."""
+    rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    model = data / "tokenizers" / "llama2-32000.tokenizer.model"
+    folder = write_checkpoint(
+        tmp_path / "m",
+        tokenizer_model=model,
+        vocabulary=32_000,
+        context=1024,
+        rope=rope | {"original_max_position_embeddings": 64},
+    )
+    file = convert(folder, tmp_path / "m.gguf", "f32")
+    ours, theirs = (load(path, device="cpu", dtype="float32", quantization=None, loras=()) for path in (file, folder))
+    assert ours.rope == theirs.rope
+    assert distance(whole(ours, 1024, text), whole(theirs, 1024, text)) <= 1e-5
+    with native(file, 1024) as reference:
+        expected = np.concatenate(list(reference.chunks(text)))
+    assert distance(whole(ours, 1024, text), expected) <= 1e-5

@@ -41,6 +41,30 @@ def test_a_type_that_loses_too_much_is_not_chosen(source, monkeypatch):
     assert tuning.tune(source, ["Q4_0", "Q8_0"], quality=0.0)[1].type == "as it is"
 
 
+def test_an_interrupted_tuning_leaves_no_files_and_the_choice_as_it_was(source, monkeypatch):
+    tuning.remember(source.path, "F16", tuning.make(source.path, "F16"), {})
+    real, seen = tuning.trial, []
+
+    def interrupted(source, path, name, tell):
+        seen.append(name)
+        if name == "Q8_0":
+            raise KeyboardInterrupt
+        return real(source, path, name, tell)
+
+    monkeypatch.setattr(tuning, "trial", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tuning.tune(source, ["F16", "Q8_0"])
+    assert seen == ["as it is", "F16", "Q8_0"]
+    assert tuning.tuned(source).path.name.endswith(".F16.gguf")
+    assert [path.name for path in tuning._folder(source.path).glob("*.gguf")] == [tuning.tuned(source).path.name]
+
+
+def test_what_cannot_be_compared_is_said():
+    trial = tuning.Trial("as it is", 1, 1.0, {1: 1.0}, float("nan"))
+    with pytest.raises(BadInput, match="perplexity"):
+        tuning.choose([trial, trial], 0.02)
+
+
 def test_a_choice_can_be_undone_and_does_not_outlive_the_file(source):
     tuning.remember(source.path, "Q8_0", tuning.make(source.path, "Q8_0"), {})
     assert tuning.tuned(source).path != source.path

@@ -1,0 +1,184 @@
+"""The sequences of one context: running, cached and shelved, and the cells they hold. Knows no queue and no output.
+
+A cached sequence keeps its cells while few are idle; then it is *shelved*: copied to host memory, from where it is
+restored when a job begins with its tokens.
+
+Keeps the first two invariants of `batching.py`: every computed token has a cell, and cells in use and cells promised
+to running jobs never exceed the capacity.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+from ..errors import EngineFailure
+from .cells import Cells
+from .jobs import Decoder, Job, Slot, common_prefix
+from .shelf import Shelf
+
+WORTH_WAITING = 32
+"""Tokens of a prefix that another sequence is computing, for which a job waits rather than compute them again."""
+
+
+class Sequences:
+    """All sequences of a decoder. For the worker's thread only."""
+
+    def __init__(self, decoder: Decoder, idle: int, shelf: int) -> None:
+        """`idle`: most cells that cached sequences keep while others run, where there is a `shelf` (bytes)."""
+        self.running: list[Slot] = []
+        self.cached: list[Slot] = []
+        self.cells = Cells(decoder.cells)
+        self.shelf = Shelf(shelf)
+        self.promised = 0
+        """Cells that running jobs may still take."""
+        self.moved = False
+        """Whether a sequence went to the shelf or came from it since this was last set."""
+        self._decoder = decoder
+        self._free_ids = list(range(decoder.sequences - 1, -1, -1))
+        self._idle = idle
+
+    # -- starting and ending -------------------------------------------------------------------------------------
+
+    def prefix(self, job: Job) -> tuple[Slot | None, int]:
+        """The sequence with the longest computed common prefix; sets `job.defer` if a longer one is under way."""
+        limit = min(job.first_output, len(job.tokens) - 1)
+        best, shared = None, 0
+        soon, later = None, 0
+        for sequence in (*self.cached, *self.running):
+            length = common_prefix(job.tokens, sequence.tokens, limit)
+            if length > shared:
+                best, shared = sequence, length
+            if length == len(sequence.tokens) and len(sequence.todo) > 1:
+                coming = common_prefix(job.tokens, sequence.target, limit)
+                if coming > later:
+                    soon, later = sequence, coming
+        if soon is not None and later >= shared + WORTH_WAITING:
+            job.defer = (soon, soon.job, later)
+        return best, shared
+
+    def start(self, job: Job, source: Slot | None, shared: int) -> bool:
+        """Give the job a sequence that begins with `shared` tokens of `source`, or with more from the shelf, and its
+        cells; False if they cannot be had yet."""
+        source, shared = self._from_shelf(job, source, shared)
+        need = len(job.tokens) - shared + job.max_new
+        prefix = source.cells[:shared] if source else []
+        if self.cells.pinned + self.cells.unpinned(prefix) + self.promised + need > self.cells.capacity:
+            return False
+        if source is not None and source.job is None and (len(source.tokens) == shared or not self._spare_id(source)):
+            sequence = self._take_over(source, shared)
+        else:
+            sequence = self._branch(source, shared)
+        self._make_room(need)
+        sequence.job = job
+        sequence.todo = job.tokens[shared:]
+        sequence.promised = need
+        self.promised += need
+        self.running.append(sequence)
+        job.started(shared)
+        return True
+
+    def book(self, sequence: Slot, count: int) -> None:
+        """`count` tokens of a running sequence have been computed."""
+        sequence.tokens += sequence.todo[:count]
+        del sequence.todo[:count]
+        sequence.cells += self.cells.take(count, pin=True)
+        sequence.promised -= count
+        self.promised -= count
+
+    def retire(self, sequence: Slot, *, keep: bool) -> Job:
+        """A running sequence becomes a cached one, if what it computed is sound; gives the job that it had."""
+        job, sequence.job = sequence.job, None
+        assert job is not None
+        self.running.remove(sequence)
+        self.promised -= sequence.promised
+        sequence.promised = 0
+        sequence.todo = []
+        sequence.used = time.monotonic()
+        self.cells.unpin(sequence.cells)
+        self.cached.append(sequence)
+        if not keep or not sequence.tokens:
+            self._evict(sequence)
+        return job
+
+    def _spare_id(self, source: Slot) -> bool:
+        return bool(self._free_ids) or any(cached is not source for cached in self.cached)
+
+    def _take_over(self, source: Slot, shared: int) -> Slot:
+        self.cached.remove(source)
+        self.cells.drop(source.cells[shared:], pinned=False)
+        self._decoder.trim(source.id, shared)
+        del source.tokens[shared:], source.cells[shared:]
+        self.cells.pin(source.cells)
+        return source
+
+    def _branch(self, source: Slot | None, shared: int) -> Slot:
+        if not self._free_ids:
+            self._put_away(min((s for s in self.cached if s is not source), key=lambda cached: cached.used))
+        sequence = Slot(self._free_ids.pop())
+        if source is not None and shared:
+            self._decoder.copy(source.id, sequence.id, shared)
+            sequence.tokens, sequence.cells = source.tokens[:shared], source.cells[:shared]
+            self.cells.hold(sequence.cells, pin=True)
+            source.used = time.monotonic()
+        return sequence
+
+    # -- cached and shelved --------------------------------------------------------------------------------------
+
+    def tidy(self) -> None:
+        """Shelve the least recently used cached sequence, if many cells are idle: one at a time, for it takes time."""
+        if self.shelf.budget and self.cached and self.cells.used - self.cells.pinned > self._idle:
+            self._put_away(min(self.cached, key=lambda cached: cached.used))
+
+    def _make_room(self, need: int) -> None:
+        while self.cells.used + self.promised + need > self.cells.capacity:
+            self._put_away(min(self.cached, key=lambda cached: cached.used))
+
+    def _put_away(self, slot: Slot) -> None:
+        """Free a cached sequence's cells; what no other sequence holds, but for a few tokens, is shelved first."""
+        enough = len(slot.tokens) - WORTH_WAITING
+        others = (other for other in (*self.cached, *self.running) if other is not slot)
+        held = max((common_prefix(slot.tokens, other.tokens, len(slot.tokens)) for other in others), default=0)
+        entry, shelved = self.shelf.best(slot.tokens, len(slot.tokens))
+        if entry is not None and shelved > enough:
+            self.shelf.touch(entry)
+        elif self.shelf.budget and held <= enough and (size := self._decoder.saved_size(slot.id)) <= self.shelf.budget:
+            self.moved = True
+            with suppress(MemoryError, EngineFailure):
+                self.shelf.put(slot.tokens, self._decoder.save(slot.id), size)
+        self._evict(slot)
+
+    def _from_shelf(self, job: Job, source: Slot | None, shared: int) -> tuple[Slot | None, int]:
+        """The shelf's longer prefix, restored, if it has one and the job can start with it; else what was given."""
+        limit = min(job.first_output, len(job.tokens) - 1)
+        entry, length = self.shelf.best(job.tokens, limit)
+        if entry is None or length < shared + WORTH_WAITING:
+            return source, shared
+        size, need = len(entry.tokens), len(job.tokens) - length + job.max_new
+        if self.cells.pinned + self.promised + max(size, length + need) > self.cells.capacity:
+            return source, shared
+        self.shelf.touch(entry)  # before others come onto the shelf, which may push it off
+        self._make_room(size)
+        if not self._free_ids:
+            self._put_away(min(self.cached, key=lambda cached: cached.used))
+        slot = Slot(self._free_ids.pop())
+        self.moved = True
+        if not self._decoder.restore(slot.id, entry.state):
+            self._free_ids.append(slot.id)
+            return self.prefix(job)
+        slot.tokens, slot.cells = list(entry.tokens), self.cells.take(size, pin=False)
+        slot.used = time.monotonic()
+        self.cached.append(slot)
+        return slot, length
+
+    def forget(self) -> None:
+        """Evict every cached sequence, and clear the shelf."""
+        while self.cached:
+            self._evict(self.cached[0])
+        self.shelf = Shelf(self.shelf.budget)
+
+    def _evict(self, sequence: Slot) -> None:
+        self.cached.remove(sequence)
+        self.cells.drop(sequence.cells, pinned=False)
+        self._decoder.trim(sequence.id, 0)
+        self._free_ids.append(sequence.id)
