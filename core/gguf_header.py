@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import BadInput, BadModelFile
-from .rope import Rope
+from .errors import BadInput, BadModelFile, UnsupportedFeature
+from .rope import Rope, of_llama3_factors
 
 MAGIC = b"GGUF"
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -25,7 +25,7 @@ _KEPT = 64
 
 TENSOR_TYPES: Mapping[int, tuple[str, int, int]] = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
     12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
     16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
     20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
@@ -110,7 +110,10 @@ def read(path: str | Path) -> GGUFInfo:
 
 
 def rope_of(info: GGUFInfo) -> Rope:
-    """The rotary embedding that the file's metadata describes. Raises `BadModelFile` where it describes none."""
+    """The rotary embedding that the file describes, its table of factors (`rope_freqs.weight`) included.
+
+    Raises `BadModelFile` where it describes none, `UnsupportedFeature` for scaling that this project does not know.
+    """
     window = int(info.number("context_length", 4096))
     heads = max(1, int(info.number("attention.head_count", 1)))
     dim = int(info.number("rope.dimension_count", info.number("embedding_length", 0) // heads))
@@ -120,14 +123,40 @@ def rope_of(info: GGUFInfo) -> Rope:
     if kind == "none" and info.number("rope.scale_linear", 0) > 1:
         kind = "linear"  # files of 2023 carry only this field
     original = int(info.number("rope.scaling.original_context_length", window))
+    factors = _rope_factors(info)
+    attention = float(info.number("rope.scaling.attn_factor", 1.0))
+    if (factors and kind in ("linear", "yarn")) or (attention != 1 and kind != "yarn"):
+        raise UnsupportedFeature(
+            f"{info.path} scales its rotary embedding in two ways at once ({kind}, and factors of its own).",
+            "Take the model's checkpoint and convert it with `hanpaca convert`.",
+        )
     try:
         if kind == "yarn" and factor > 1:
-            return Rope(base, dim, original, "yarn", factor, original)
+            fast, slow = (float(info.number(f"rope.scaling.yarn_beta_{end}", usual)) for end, usual in _BETAS)
+            return Rope(base, dim, original, "yarn", factor, original, fast, slow, attention)
         if kind == "linear" and factor > 1:
             return Rope(base, dim, max(1, round(window / factor)), "linear", factor, round(window / factor))
+        if factors:
+            return of_llama3_factors(base, window, factors)
         return Rope(base, dim, window, "none", 1.0, window)
     except BadInput as error:
         raise BadModelFile(f"{info.path} is damaged: {error.problem}", "Download or convert it again.") from None
+
+
+_BETAS = (("fast", 32.0), ("slow", 1.0))
+"""YaRN's ramp as published. llama.cpp reads a LLaMA file's own from our context parameters only."""
+
+
+def _rope_factors(info: GGUFInfo) -> tuple[float, ...]:
+    """The numbers in `rope_freqs.weight`; empty where the file has none."""
+    for path in _parts(info.path):
+        tensors = info.tensors if path == info.path else read(path).tensors
+        for tensor in tensors:
+            if tensor.name == "rope_freqs.weight" and tensor.type == "F32" and len(tensor.shape) == 1:
+                with path.open("rb") as file:
+                    file.seek(tensor.offset)
+                    return struct.unpack(f"<{tensor.shape[0]}f", file.read(tensor.size))
+    return ()
 
 
 class _Cursor:
@@ -257,17 +286,13 @@ def read_model(path: str | Path) -> GGUFInfo:
     Any part of a split model stands for the whole: the answer is the first part's. Raises `BadModelFile` also for
     adapters, for vocabularies without weights, and where parts are missing.
     """
-    path = Path(path)
-    if match := _PART.search(path.name):
-        parts = [
-            path.with_name(f"{path.name[: match.start()]}-{i + 1:05}-of-{match[2]}.gguf") for i in range(int(match[2]))
-        ]
-        missing = [part.name for part in parts if not part.exists()]
-        if missing:
-            raise BadModelFile(f"{path.parent} lacks parts of the model: {', '.join(missing)}.", "Download them too.")
-        for part in parts[1:]:
-            read(part)
-        path = parts[0]
+    parts = _parts(Path(path))
+    missing = [part.name for part in parts if not part.exists()]
+    if missing and len(parts) > 1:
+        raise BadModelFile(f"{parts[0].parent} lacks parts of the model: {', '.join(missing)}.", "Download them too.")
+    for part in parts[1:]:
+        read(part)
+    path = parts[0]
     info = read(path)
     if info.is_adapter:
         raise BadModelFile(f"{path} is a LoRA adapter, not a model.", "Give it as a LoRA to the model it was made for.")
@@ -276,3 +301,12 @@ def read_model(path: str | Path) -> GGUFInfo:
             f"{path} holds no weights.", "Give the model itself; this may be a vocabulary or a projector."
         )
     return info
+
+
+def _parts(path: Path) -> list[Path]:
+    """All parts that a split model's name promises, in order; else `path` alone."""
+    match = _PART.search(path.name)
+    if match is None:
+        return [path]
+    stem, count = path.name[: match.start()], match[2]
+    return [path.with_name(f"{stem}-{i + 1:05}-of-{count}.gguf") for i in range(int(count))]

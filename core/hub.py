@@ -68,6 +68,8 @@ def pull(
     """
     base, _, wanted = name.partition(":")
     known = _known(base, what)
+    if known is not None and wanted and what == "gguf":
+        published_type(known, wanted)  # a wrong one is refused before anybody is asked
     repository = _repository(base, known, what)
     listing = _list(repository, known, source, revision, endpoint)
     if what == "gguf" and known is not None:

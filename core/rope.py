@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .errors import BadInput
+from .errors import BadInput, UnsupportedFeature
 
-Scaling = Literal["none", "linear", "yarn", "llama3"]
-SCALINGS: tuple[Scaling, ...] = ("none", "linear", "yarn", "llama3")
+Scaling = Literal["none", "linear", "yarn", "llama3", "file"]
+SCALINGS: tuple[Scaling, ...] = ("none", "linear", "yarn", "llama3", "file")
 LLAMA_CPP_TYPES = {"none": 0, "linear": 1, "yarn": 2}
 """`enum llama_rope_scaling_type`. Llama 3's frequencies are a tensor in the file that llama.cpp finds by itself."""
 
@@ -31,7 +32,8 @@ class Rope:
     trained: int = 4_096
     """Positions of the window, before `scaling` stretches it."""
     scaling: Scaling = "none"
-    """`linear` is position interpolation; `yarn` and `llama3` stretch slow pairs more than fast ones."""
+    """`linear` is position interpolation; `yarn` and `llama3` stretch slow pairs more than fast ones; `file` is a GGUF
+    file's own table of factors, which llama.cpp alone reads."""
     factor: float = 1.0
     """How far `scaling` stretches."""
     original: int = 4_096
@@ -40,11 +42,15 @@ class Rope:
     """YaRN: pairs that turn more often than this over `original` positions are not stretched."""
     beta_slow: float = 1.0
     """YaRN: pairs that turn less often than this are stretched in full."""
+    attention: float = 1.0
+    """YaRN: multiplied onto the usual magnitude of sines and cosines, 0.1 ln(factor) + 1."""
 
     def __post_init__(self) -> None:
         if self.scaling not in SCALINGS:
             raise BadInput(f"RoPE scaling {self.scaling!r} is not known.", "Known: " + ", ".join(SCALINGS) + ".")
-        if not (self.base > 1 and 1 <= self.factor < math.inf and self.trained >= 1 and self.dim >= 4) or self.dim % 2:
+        sizes = self.base > 1 and 1 <= self.factor < math.inf and self.trained >= 1 and self.original >= 1
+        yarn = self.beta_fast > self.beta_slow > 0 and 0 < self.attention < math.inf
+        if not (sizes and yarn and self.dim >= 4) or self.dim % 2:
             raise BadInput(f"{self} is no rotary embedding.", "Check the model's configuration.")
 
     @property
@@ -76,11 +82,13 @@ class RopePlan:
 
     @property
     def magnitude(self) -> float:
-        """What YaRN multiplies sines and cosines by; both libraries do it by themselves."""
-        return 0.1 * math.log(self.rope.factor) + 1 if self.rope.scaling == "yarn" else 1.0
+        """What YaRN multiplies sines and cosines by."""
+        return self.rope.attention * usual_magnitude(self.rope.factor) if self.rope.scaling == "yarn" else 1.0
 
     def inv_freq(self) -> list[float]:
-        """Radians per position of each of the `dim / 2` pairs, before YaRN's change of magnitude."""
+        """Radians per position of each of the `dim / 2` pairs, before YaRN's change of magnitude. Raises
+        `UnsupportedFeature` where only the file knows them."""
+        self._check_known()
         plain = [self.base ** (-2 * i / self.rope.dim) for i in range(self.rope.dim // 2)]
         if self.rope.scaling == "linear":
             return [value / self.rope.factor for value in plain]
@@ -89,7 +97,10 @@ class RopePlan:
         return _llama3(plain, self.rope) if self.rope.scaling == "llama3" else plain
 
     def llama_cpp(self) -> dict[str, float | int]:
-        """Fields of `llama_context_params`; what is not named stays at its default (read from the file)."""
+        """Fields of `llama_context_params`; what is not named stays at its default (read from the file).
+
+        YaRN's magnitude is no field: llama.cpp takes it from the file (`rope.scaling.attn_factor`).
+        """
         fields: dict[str, float | int] = {"rope_freq_base": self.base}
         if self.rope.scaling in LLAMA_CPP_TYPES:
             fields |= {"rope_scaling_type": LLAMA_CPP_TYPES[self.rope.scaling], "rope_freq_scale": self.freq_scale}
@@ -103,7 +114,8 @@ class RopePlan:
         return fields
 
     def transformers(self) -> dict[str, Any]:
-        """The `rope_parameters` of a transformers config."""
+        """The `rope_parameters` of a transformers config. Raises `UnsupportedFeature` as `inv_freq` does."""
+        self._check_known()
         parameters: dict[str, Any] = {"rope_type": "default", "rope_theta": self.base}
         if self.rope.scaling != "none":
             parameters |= {"rope_type": self.rope.scaling, "factor": float(self.rope.factor)}
@@ -111,12 +123,14 @@ class RopePlan:
             parameters["original_max_position_embeddings"] = self.rope.original
         if self.rope.scaling == "yarn":
             parameters |= {"beta_fast": self.rope.beta_fast, "beta_slow": self.rope.beta_slow}
+        if self.rope.scaling == "yarn" and self.rope.attention != 1:
+            parameters["attention_factor"] = self.magnitude
         if self.rope.scaling == "llama3":
             parameters |= {"low_freq_factor": LLAMA3_LOW, "high_freq_factor": LLAMA3_HIGH}
         return parameters
 
     def vllm(self) -> list[str]:
-        """Flags of `vllm serve`."""
+        """Flags of `vllm serve`. Raises `UnsupportedFeature` as `inv_freq` does."""
         overrides = {"rope_parameters": self.transformers(), "max_position_embeddings": self.context}
         return ["--max-model-len", str(self.context), "--hf-overrides", json.dumps(overrides)]
 
@@ -130,13 +144,21 @@ class RopePlan:
             flags += ["--yarn-beta-fast", f"{self.rope.beta_fast:g}", "--yarn-beta-slow", f"{self.rope.beta_slow:g}"]
         return flags
 
+    def _check_known(self) -> None:
+        if self.rope.scaling == "file":
+            raise UnsupportedFeature(
+                "This model's rotary frequencies are a table in its GGUF file that no other format has.",
+                "Run it with llama.cpp, inside its own window.",
+            )
+
 
 def plan(rope: Rope, context: int, alpha: float | Literal["auto"] = "auto") -> RopePlan:
     """The plan for `context` positions (at least 1): the model as it is inside its own window, adaptive NTK beyond.
 
     With `alpha="auto"`: alpha = context / (native / 2) - 1, and base' = base · alpha^(dim / (dim - 2)), the formula
     published with the models, where native is the model's own window. A number (at least 1) fixes alpha beyond the
-    window. Raises `BadInput` for other values.
+    window. Raises `BadInput` for other values, and `UnsupportedFeature` beyond the window of a model whose frequencies
+    are a table in the file (Llama 3's are): llama.cpp would move the base and keep the table.
     """
     if isinstance(context, bool) or not isinstance(context, int) or context < 1:
         raise BadInput(f"A context is a whole number of positions, at least 1, not {context!r}.", "For example 12288.")
@@ -144,6 +166,11 @@ def plan(rope: Rope, context: int, alpha: float | Literal["auto"] = "auto") -> R
         raise BadInput(f"alpha is a number of at least 1, or 'auto', not {alpha!r}.")
     if context <= rope.native_context:
         return RopePlan(context, rope, rope.base)
+    if rope.scaling in ("llama3", "file"):
+        raise UnsupportedFeature(
+            f"This model's RoPE is stretched to {rope.native_context:,} positions already, by factors of its own.",
+            f"Use a context of at most {rope.native_context:,}.",
+        )
     chosen = context / (rope.native_context / 2) - 1 if alpha == "auto" else float(alpha)
     return RopePlan(context, rope, rope.base * chosen ** (rope.dim / (rope.dim - 2)), chosen)
 
@@ -157,8 +184,38 @@ def context_sizes(rope: Rope, limit: int) -> tuple[int, ...]:
     return (native, limit) if limit <= 3 * native else (native, 3 * native, limit)
 
 
+def usual_magnitude(factor: float) -> float:
+    """YaRN's published change of magnitude."""
+    return 0.1 * math.log(factor) + 1
+
+
 LLAMA3_LOW, LLAMA3_HIGH = 1.0, 4.0
 """Turns over the original window below which Llama 3 stretches in full, and above which not at all."""
+
+
+def llama3_factors(rope: Rope) -> list[float]:
+    """What llama.cpp divides each pair's frequency by: `rope_freqs.weight`, `dim / 2` numbers."""
+    plain = [rope.base ** (-2 * i / rope.dim) for i in range(rope.dim // 2)]
+    return [a / b for a, b in zip(plain, _llama3(plain, rope), strict=True)]
+
+
+def of_llama3_factors(base: float, window: int, factors: Sequence[float]) -> Rope:
+    """The `llama3` embedding that gives these factors, one for each pair; scaling `file` where none does.
+
+    Factors of 1 throughout are no scaling. The first training's length follows from any pair between the two ends.
+    """
+    dim, most = 2 * len(factors), max(factors)
+    if all(abs(factor - 1) < 1e-6 for factor in factors):
+        return Rope(base, dim, window, original=window)
+    between = [(i, factor) for i, factor in enumerate(factors) if 1 + 1e-3 < factor < most - 1e-3]
+    for i, factor in between[:1]:
+        kept = (1 / factor - 1 / most) / (1 - 1 / most)
+        turns = LLAMA3_LOW + kept * (LLAMA3_HIGH - LLAMA3_LOW)
+        original = round(turns * 2 * math.pi * base ** (2 * i / dim))
+        found = Rope(base, dim, window, "llama3", most, max(1, original))
+        if all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(llama3_factors(found), factors, strict=True)):
+            return found
+    return Rope(base, dim, window, "file", 1.0, window)
 
 
 def _llama3(plain: list[float], rope: Rope) -> list[float]:

@@ -169,7 +169,8 @@ def _compare(
         same = [e for e in entries() if (e.vocabulary, e.shape.layers, e.shape.hidden) == (vocabulary, layers, hidden)]
         names = ", ".join(e.name for e in same if e.native_context == rope.native_context)
         facts["catalog"] = f"by its shape one of: {names}" if names else "not a model of the catalog"
-        named = next((e for e in sorted(entries(), key=lambda e: -len(e.name)) if e.name in path.name.lower()), None)
+        name = f"{path.name} {path.parent.name.partition('--')[2]}".lower()  # a download's folder is ORG--NAME
+        named = next((e for e in sorted(entries(), key=lambda e: -len(e.name)) if e.name in name), None)
         if named is not None:
             problems.append(f"It is called like {named.name}, but has another shape or vocabulary.")
     if vocabulary in FIRST_GENERATION:

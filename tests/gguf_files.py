@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -72,12 +71,14 @@ def write_gguf(
     tied: bool = False,
     seed: int = 0,
     scale: float = 0.5,
-    metadata: dict[str, Any] | None = None,
+    metadata: dict[str, str | float] | None = None,
+    tensors: dict[str, np.ndarray] | None = None,
 ) -> Path:
     """Write a model of `shape` and return `path`.
 
     `tokenizer_model`: a sentencepiece file, else a vocabulary of bytes and letters with `controls` appended.
     `rope_scaling`: (type, factor, original context). `half`: F16 matrices instead of F32. `tied`: no output matrix.
+    `metadata` and `tensors` are added as they are, `tensors` in place of random ones of the same name.
     """
     import gguf
 
@@ -116,9 +117,13 @@ def write_gguf(
     if chat_template is not None:
         writer.add_chat_template(chat_template)
     for key, value in (metadata or {}).items():
-        writer.add_string(key, value)
+        (writer.add_string if isinstance(value, str) else writer.add_float32)(key, value)
     for key, array in random_weights(shape, len(tokens), seed=seed, tied=tied, scale=scale).items():
+        if key in (tensors or {}):
+            continue
         writer.add_tensor(key, array.astype(np.float16) if half and array.ndim == 2 else array)
+    for key, array in (tensors or {}).items():
+        writer.add_tensor(key, array)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

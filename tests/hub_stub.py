@@ -24,6 +24,8 @@ class Hub:
     """Repositories whose files need the token `good`; any other token is forbidden."""
     cuts: list[int] = field(default_factory=list)
     """Each entry ends one answer with a file after so many bytes."""
+    stalled: threading.Event | None = None
+    """Set when an answer stops half-way; it goes no further."""
     failures: list[int] = field(default_factory=list)
     """Each entry is one status code in place of a file."""
     lies: dict[str, str] = field(default_factory=dict)
@@ -122,6 +124,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
         stop = start + self.hub.cuts.pop(0) if self.hub.cuts else len(data)
+        if self.hub.stalled is not None:
+            self.wfile.write(data[start : start + (len(data) - start) // 2])
+            self.wfile.flush()
+            self.hub.stalled.set()
+            threading.Event().wait(5)
+            return None
         self.wfile.write(data[start:stop])
         self.close_connection = True
         return None

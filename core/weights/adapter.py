@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..chat import FIRST_GENERATION
 from ..errors import BadInput, ModelNotFound, UnsupportedFeature
 from .checkpoint import Tensor, read_json, read_tensors
+from .vocabulary_files import token_count
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -102,6 +104,33 @@ class Adapter:
                 "It is broken: save it again.",
             )
         return found[0] if found else None
+
+
+def check_vocabulary(adapter: Adapter, rows: int) -> None:
+    """Raise `BadInput` unless the adapter's vocabulary and tokenizer fit a model of `rows` embeddings."""
+    tokens = token_count(adapter.folder)
+    mine = adapter.rows
+    first = mine in FIRST_GENERATION or tokens in FIRST_GENERATION
+    if first or (rows in FIRST_GENERATION and mine not in (None, rows)):
+        raise BadInput(
+            f"{adapter.folder.name} (vocabulary {mine or tokens}) and this base ({rows}) are of different generations.",
+            "The generations must not be mixed: take a second-generation adapter (55,296 tokens) on Llama-2.",
+        )
+    if mine is not None and mine < rows:
+        raise BadInput(
+            f"{adapter.folder.name} has a vocabulary of {mine} and the model one of {rows}.",
+            "They do not belong together: merge the adapter into the base it was trained on.",
+        )
+    if mine is None and tokens is not None and tokens > rows:
+        raise BadInput(
+            f"{adapter.folder.name} was trained on a vocabulary of {tokens}; the model has {rows}.",
+            "Merge the adapter that brings the larger vocabulary first.",
+        )
+    if mine is not None and tokens is not None and not 0 <= mine - tokens < 128:
+        raise BadInput(
+            f"The tokenizer in {adapter.folder.name} has {tokens} tokens and its embedding {mine} rows.",
+            "It is the wrong tokenizer for this adapter: put the one it was trained with into its folder.",
+        )
 
 
 def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:

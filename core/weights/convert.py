@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInput, BadModelFile
+from ..rope import llama3_factors
 from .checkpoint import Checkpoint, Tensor
 from .files import Progress, need_space, new_file
 from .gguf_file import FILE_TYPES, Entry, entry_type, gguf_package, write_head
-from .llama import Shape, heads_to_permute, llama3_factors, ordered, read_rope, rope_note
+from .llama import Shape, heads_to_permute, ordered, read_rope, rope_note
 from .safetensors_file import encode
 from .vocabulary_files import Vocabulary, read_vocabulary
 

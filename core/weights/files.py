@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,12 +41,13 @@ def need_space(folder: Path, nbytes: int) -> None:
 def new_file(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not.
 
-    The name holds the process id, ends in `.partial`, and is never taken for a model. An existing `path` is replaced.
+    The name holds the process and thread ids, ends in `.partial`, and is never taken for a model. An existing `path` is
+    replaced.
     """
     if path.is_dir():
         raise BadInput(f"{path} is a folder.", "Name the file to write.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         yield partial
         partial.replace(path)

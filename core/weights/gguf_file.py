@@ -126,6 +126,8 @@ def _add_rope(writer: Any, gguf: Any, rope: Rope) -> None:
         writer.add_rope_scaling_orig_ctx_len(rope.original)
         writer.add_rope_scaling_yarn_beta_fast(rope.beta_fast)
         writer.add_rope_scaling_yarn_beta_slow(rope.beta_slow)
+        if rope.attention != 1:
+            writer.add_rope_scaling_attn_factors(rope.attention)
 
 
 def _add_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BadModelFile, UnsupportedFeature
-from ..rope import LLAMA3_HIGH, LLAMA3_LOW, Rope, plan
+from ..rope import LLAMA3_HIGH, LLAMA3_LOW, Rope, usual_magnitude
 from .checkpoint import Checkpoint, Tensor
 
 _TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
@@ -180,26 +180,35 @@ def read_rope(config: Mapping[str, Any]) -> Rope:
             )
         return Rope(**common, trained=window, scaling="llama3", factor=factor, original=original or 8192)
     if kind == "yarn":
-        _check_yarn(found, factor)
         original = original or round(window / factor)
         betas: dict[str, Any] = {
             key: float(found[key]) for key in ("beta_fast", "beta_slow") if found.get(key) is not None
         }
-        return Rope(**common, trained=original, scaling="yarn", factor=factor, original=original, **betas)
+        return Rope(
+            **common,
+            trained=original,
+            scaling="yarn",
+            factor=factor,
+            original=original,
+            **betas,
+            attention=_attention(found, factor),
+        )
     raise UnsupportedFeature(
         f"RoPE of type {kind!r} has no counterpart in llama.cpp.", "Known: default, linear, dynamic, yarn, llama3."
     )
 
 
-def _check_yarn(found: Mapping[str, Any], factor: float) -> None:
-    usual = 0.1 * math.log(factor) + 1
-    magnitude = found.get("attention_factor")
-    odd = magnitude is not None and abs(magnitude - usual) > 1e-6
-    if odd or found.get("mscale") or found.get("truncate") is False:
+def _attention(found: Mapping[str, Any], factor: float) -> float:
+    """YaRN's magnitude over the usual one, by transformers' rules (`_compute_yarn_parameters`)."""
+    if found.get("truncate") is False:
         raise UnsupportedFeature(
-            "This model's YaRN changes attention in a way that llama.cpp does not know.",
-            f"Only the usual attention factor, {usual:.4f} here, can be converted.",
+            "This model's YaRN does not round where its ramp begins and ends, which llama.cpp always does.",
+            "Run the checkpoint itself, with transformers or vLLM.",
         )
+    given, usual = found.get("attention_factor"), usual_magnitude(factor)
+    if given is None and found.get("mscale") and found.get("mscale_all_dim"):
+        given = (0.1 * found["mscale"] * math.log(factor) + 1) / (0.1 * found["mscale_all_dim"] * math.log(factor) + 1)
+    return 1.0 if given is None or abs(given / usual - 1) < 1e-6 else float(given) / usual
 
 
 def rope_note(config: Mapping[str, Any]) -> str:
@@ -217,10 +226,3 @@ def rope_note(config: Mapping[str, Any]) -> str:
     if kind == "llama3":
         return f"RoPE: Llama 3's frequency factors, kept as rope_freqs.weight, window {rope.native_context} positions."
     return ""
-
-
-def llama3_factors(rope: Rope) -> list[float]:
-    """What llama.cpp divides each pair's frequency by: `rope_freqs.weight`, `dim / 2` numbers."""
-    plain = Rope(base=rope.base, dim=rope.dim, trained=rope.trained)
-    own, bare = plan(rope, rope.trained).inv_freq(), plan(plain, rope.trained).inv_freq()
-    return [a / b for a, b in zip(bare, own, strict=True)]

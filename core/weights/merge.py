@@ -17,15 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInput, BadModelFile, EngineFailure
-from .adapter import EMBEDDING, HEAD, Adapter, LowRank
+from .adapter import EMBEDDING, HEAD, Adapter, LowRank, check_vocabulary
 from .checkpoint import Checkpoint, Tensor, read_tensors
 from .convert import BLOCK_BYTES
 from .files import Progress, need_space, new_folder
 from .safetensors_file import encode, write_safetensors
 from .vocabulary_files import TOKENIZER_FILES, token_count
-
-FIRST_GENERATION = (49_953, 49_954)
-"""Vocabulary of the first Chinese-LLaMA and Chinese-Alpaca."""
 
 _KEPT = ("generation_config.json", "LICENSE*", "NOTICE*", "USE_POLICY*", "README.md")
 _SAMPLE_ROWS = 16
@@ -108,7 +105,7 @@ def _plan(
             config["tie_word_embeddings"] = False
             say("The base ties its head to its embedding, and the adapter trains one of them: the result unties them.")
     for adapter in adapters:
-        _check_vocabulary(adapter, targets[EMBEDDING].source.shape[0])
+        check_vocabulary(adapter, targets[EMBEDDING].source.shape[0])
         _apply(adapter, targets)
     rows = targets[EMBEDDING].source.shape[0]
     if HEAD in targets and targets[HEAD].source.shape[0] != rows:
@@ -118,32 +115,6 @@ def _plan(
         )
     config["vocab_size"] = rows
     return targets, config
-
-
-def _check_vocabulary(adapter: Adapter, rows: int) -> None:
-    tokens = token_count(adapter.folder)
-    mine = adapter.rows
-    first = mine in FIRST_GENERATION or tokens in FIRST_GENERATION
-    if first or (rows in FIRST_GENERATION and mine not in (None, rows)):
-        raise BadInput(
-            f"{adapter.folder.name} (vocabulary {mine or tokens}) and this base ({rows}) are of different generations.",
-            "The generations must not be mixed: take a second-generation adapter (55,296 tokens) on Llama-2.",
-        )
-    if mine is not None and mine < rows:
-        raise BadInput(
-            f"{adapter.folder.name} has a vocabulary of {mine} and the model one of {rows}.",
-            "They do not belong together: merge the adapter into the base it was trained on.",
-        )
-    if mine is None and tokens is not None and tokens > rows:
-        raise BadInput(
-            f"{adapter.folder.name} was trained on a vocabulary of {tokens}; the model has {rows}.",
-            "Merge the adapter that brings the larger vocabulary first.",
-        )
-    if mine is not None and tokens is not None and not 0 <= mine - tokens < 128:
-        raise BadInput(
-            f"The tokenizer in {adapter.folder.name} has {tokens} tokens and its embedding {mine} rows.",
-            "It is the wrong tokenizer for this adapter: put the one it was trained with into its folder.",
-        )
 
 
 def _apply(adapter: Adapter, targets: dict[str, _Target]) -> None:

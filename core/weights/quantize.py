@@ -108,6 +108,15 @@ def plan(model: Path | Shape, types: Sequence[str] = tuple(TYPES)) -> list[tuple
     return [(name, _size(info, logs[2 * i + needy[i]])) for i, name in enumerate(names)]
 
 
+def needs_imatrix(model: Path | Shape, type: str) -> bool:
+    """Whether llama.cpp quantizes this model to `type` only with an importance matrix. Reads no weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = _hollow(model, Path(folder))
+        jobs = [{"ftype": TYPES[type_name(type)], "dst": str(Path(folder) / "never"), "dry": "plain"}]
+        with _child(source, jobs, None, None) as messages:
+            return _WANTS_IMATRIX in _until_done(messages, 0)
+
+
 def _source(path: Path) -> GGUFInfo:
     if not path.is_file():
         raise ModelNotFound(f"There is no file {path}.", "Give a GGUF file; convert checkpoints first.")

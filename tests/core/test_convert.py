@@ -17,6 +17,7 @@ from native_logits import CHUNK, distance, native
 
 from hanpaca.core import gguf_header
 from hanpaca.core.errors import BadInput, BadModelFile, ModelNotFound, UnsupportedFeature
+from hanpaca.core.rope import plan
 from hanpaca.core.weights.convert import convert
 
 torch = pytest.importorskip("torch")
@@ -103,6 +104,44 @@ def test_rope_scaling_equals_transformers(tmp_path: Path, tokenizer_model: Path,
     far, differing = worst(file, folder, 1024)
     assert far <= 1e-5
     assert not differing
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"beta_fast": 16.0, "beta_slow": 2.0},
+        {"attention_factor": 0.9},
+        {"mscale": 1.0, "mscale_all_dim": 0.707},
+    ],
+    ids="+".join,
+)
+def test_unusual_yarn_equals_transformers(tmp_path: Path, tokenizer_model: Path, odd: dict[str, float]) -> None:
+    """llama.cpp takes the ramp from context parameters, which come from what the file says."""
+    rope = {"rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 128, **odd}
+    folder = write_checkpoint(tmp_path / "m", tokenizer_model=tokenizer_model, rope=rope, context=2048, hidden=128)
+    file = convert(folder, tmp_path / "m.gguf", "f32")
+    fields = plan(gguf_header.rope_of(gguf_header.read(file)), 1024).llama_cpp()
+    assert worst(file, folder, 1024, **fields) <= (1e-5, 0)
+
+
+@pytest.mark.parametrize(
+    ("rope", "match"),
+    [
+        ({"rope_type": "yarn", "factor": 16.0, "truncate": False}, "does not round"),
+        (
+            {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 2.0, "high_freq_factor": 4.0,
+             "original_max_position_embeddings": 128},
+            "unusual frequency factors",
+        ),
+        ({"rope_type": "longrope", "factor": 8.0}, "longrope"),
+    ],
+    ids=["yarn", "llama3", "longrope"],
+)  # fmt: skip
+def test_scaling_that_llama_cpp_cannot_do_is_refused(
+    copy: Path, tmp_path: Path, rope: dict[str, Any], match: str
+) -> None:
+    edit_json(copy / "config.json", rope_parameters={"rope_theta": 10_000.0, **rope})
+    refused(copy, tmp_path, UnsupportedFeature, match)
 
 
 def test_the_published_spelling_of_scaling_is_read(copy: Path, tmp_path: Path) -> None:

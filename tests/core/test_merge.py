@@ -201,6 +201,18 @@ def test_generations_are_not_mixed(llama2: Path, tmp_path: Path, rows: int) -> N
     refused(llama2, [tmp_path / "lora"], tmp_path, BadInput, "must not be mixed")
 
 
+@pytest.mark.parametrize("rows", [49_953, 49_954])
+def test_generations_are_not_mixed_beside_the_weights_either(chinese: Path, tmp_path: Path, rows: int) -> None:
+    """A first-generation adapter on a second-generation base, in the engine that loads adapters without merging."""
+    from hanpaca.core.engines.torch_model import load as load_engine
+
+    base = write_checkpoint(tmp_path / "base", tokenizer_model=chinese, hidden=32, heads=2, layers=1)
+    write_lora(tmp_path / "lora", load(base), rows=rows, modules_to_save=["embed_tokens", "lm_head"])
+    refused(base, [tmp_path / "lora"], tmp_path, BadInput, "must not be mixed")
+    with pytest.raises(BadInput, match="must not be mixed"):
+        load_engine(base, device="cpu", dtype="float32", quantization=None, loras=[tmp_path / "lora"])
+
+
 def test_the_wrong_tokenizer_is_refused(llama2: Path, tmp_path: Path, data: Path, chinese: Path) -> None:
     saved = ["embed_tokens", "lm_head"]
     write_lora(tmp_path / "lora", load(llama2), rows=55_296, modules_to_save=saved)

@@ -1,0 +1,54 @@
+"""Checkpoint → GGUF file of any type in one go, by way of a half-precision file that is removed again.
+
+Knows only the order of `convert.py` and `quantize.py`, and what can be refused before the work begins.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import BadInput
+from .checkpoint import Checkpoint
+from .convert import TYPES, convert
+from .files import Progress, need_space
+from .llama import Shape
+from .quantize import needs_imatrix, plan, quantize, type_name
+
+
+def check_type(checkpoint: Path, type: str) -> str:
+    """llama.cpp's spelling of `type`. Raises `BadInput` for one that is unknown or that needs an importance matrix."""
+    name = type_name(type)
+    if name.lower() not in TYPES and needs_imatrix(Shape.of(Checkpoint.open(checkpoint).config), name):
+        raise BadInput(
+            f"{name} needs an importance matrix.",
+            "Make the F16 file first, then: hanpaca quantize F16.gguf OUT.gguf TYPE --imatrix FILE.",
+        )
+    return name
+
+
+def to_gguf(
+    checkpoint: Path,
+    out: Path,
+    type: str,
+    on_progress: Progress | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> Path:
+    """Write the checkpoint in a folder to the GGUF file `out`, in any type that needs no importance matrix.
+
+    Raises as `convert` and `quantize` do; a wrong type and too little disk (for the half-precision file and the result
+    together) before anything is written.
+    """
+    name = check_type(checkpoint, type)
+    if name.lower() in TYPES:
+        return convert(checkpoint, out, name.lower(), on_progress, on_note)
+    dtypes = {tensor.dtype for tensor in Checkpoint.open(checkpoint).tensors.values()}
+    half = "bf16" if dtypes == {"BF16"} else "f16"
+    need_space(out.parent, sum(size for _, size in plan(checkpoint, [half, name])) + (16 << 20))
+    between = out.with_name(f".{out.name}.{os.getpid()}.{half}.partial")
+    try:
+        convert(checkpoint, between, half, on_progress, on_note)
+        return quantize(between, out, name, on_progress)
+    finally:
+        between.unlink(missing_ok=True)
