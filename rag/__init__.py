@@ -1,10 +1,12 @@
 """Documents and answers: libraries, search, and cited answers. Knows no framework and no terminal."""
 
-from .answering import Answer, AnswerDelta, aanswer, answer, astream_answer, stream_answer
+from .answering import aanswer, answer, astream_answer, stream_answer
+from .answers import Answer, AnswerDelta
 from .citations import Citation
+from .contents import FileInfo, Stats
 from .filters import Filters
-from .library import FileInfo, Library, Stats
-from .retrieval import Hit
+from .hits import Hit
+from .library import Library
 from .sync import Progress, SyncReport
 
 __all__ = [

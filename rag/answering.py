@@ -1,8 +1,7 @@
 """Questions answered from a library, with citations: by a model (`stuff`, `refine`, `map_reduce`) or by quotation.
 
-Sources come first in the prompt and the question last. The prompt is measured with the model's own tokenizer as it
-will be rendered, and never exceeds the window: the oldest history goes first, then the lowest passages, whole; the
-question never. Knows no framework.
+Sources come first in the prompt and the question last; `fitting` keeps it within the window, `followups` makes a
+question whole, `citations` checks what a model cites. Knows no framework.
 """
 
 from __future__ import annotations
@@ -10,76 +9,28 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import PurePath
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 from ..core.chat import Message
-from ..core.engines.base import Completion, Delta, Usage
+from ..core.engines.base import Usage
 from ..core.errors import BadInput, ContextOverflow
 from ..core.sampling import Sampling
-from . import citations, extract, prompts
+from . import citations, extract, followups
+from .answers import Answer, AnswerDelta, ChatModel, Event, choose, together
 from .citations import Citation, Marks
 from .filters import Filters
+from .fitting import Window
+from .hits import Hit
 from .library import Library
 from .prompts import Wording, wording
-from .retrieval import Hit
-from .terms import language_of, terms
+from .reranking import Reranker
+from .retrieval import Found
+from .terms import language_of
 
 MODES = ("auto", "stuff", "refine", "map_reduce", "extract")
-ANSWER_TOKENS = 512
-"""Room kept for an answer whose length nobody set; a quarter of a small window."""
 MANY = 4
 """`refine` and `map_reduce` read so many times the passages that one prompt would."""
-
-
-class ChatModel(Protocol):
-    """The part of `hanpaca.Model` that answering uses."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def languages(self) -> tuple[str, ...]: ...
-    @property
-    def context_length(self) -> int: ...
-    def chat(self, messages: Sequence[Message], sampling: Sampling | None = None) -> Completion: ...
-    def stream_chat(self, messages: Sequence[Message], sampling: Sampling | None = None) -> Iterator[Delta]: ...
-    def chat_batch(
-        self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None
-    ) -> list[Completion]: ...
-    def count_tokens(self, text: str | Sequence[Message]) -> int: ...
-
-
-@dataclass(frozen=True)
-class AnswerDelta:
-    """A piece of an answer's text."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A whole answer."""
-
-    text: str
-    citations: list[Citation] = field(default_factory=list)
-    mode: str = "extract"
-    """How it was made: stuff, refine, map_reduce, extract."""
-    notes: list[str] = field(default_factory=list)
-    """Messages to the user, a line each, in the question's language."""
-    refused: bool = False
-    """The library holds no answer; no model was asked."""
-    usage: Usage = field(default_factory=Usage)
-    """Tokens of all the requests that it took."""
-    question: str = ""
-    """What was searched for: the question, made whole where it leaned on the history."""
-    hits: list[Hit] = field(default_factory=list)
-    """The passages it was made from, by their source numbers from 1."""
-
-
-Event = AnswerDelta | Answer
 
 
 def answer(library: Library, model: ChatModel | None, question: str, **options: Any) -> Answer:
@@ -100,16 +51,17 @@ def stream_answer(
     sampling: Sampling | Mapping[str, Any] | None = None,
     filters: Filters | Mapping[str, Any] | None = None,
     abstain: bool = True,
+    rerank: str | Reranker | None = None,
 ) -> Iterator[Event]:
     """Pieces of the answer's text, then the whole `Answer`.
 
     `auto` is `stuff` with a chat model that speaks the question's language, else `extract` with a note that says so.
     `k` passages are used, `refine` and `map_reduce` read more. With `history`, a question that leans on it is made
     whole first, and a note shows it. With `abstain`, a question that the library does not seem to answer is refused
-    before any model runs. Raises `BadInput` for an empty question or library, an unknown mode, a mode that needs a
-    model without one.
+    before any model runs. `rerank` names a cross-encoder that orders the passages anew. Raises `BadInput` for an empty
+    question or library, an unknown mode, a mode that needs a model without one.
     """
-    asking = _Asking(library, model, question, mode, k, history, Sampling.of(sampling), filters, abstain)
+    asking = _Asking(library, model, question, mode, k, history, Sampling.of(sampling), filters, abstain, rerank)
     return asking.run()
 
 
@@ -156,27 +108,6 @@ async def astream_answer(
             await asyncio.shield(worker)
 
 
-def choose(model: ChatModel | None, language: str) -> tuple[str, list[str]]:
-    """`stuff` with a chat model that speaks the language, else `extract`; and the note that says why."""
-    words = wording(language)
-    if model is None:
-        return "extract", [words.no_model]
-    if model.kind != "chat":
-        return "extract", [words.base_model.format(model=model.name)]
-    if model.languages and language not in model.languages:
-        return "extract", [words.not_spoken.format(model=model.name)]
-    return "stuff", []
-
-
-def together(one: Usage, other: Usage) -> Usage:
-    """The tokens of two requests."""
-    return Usage(
-        one.prompt_tokens + other.prompt_tokens,
-        one.completion_tokens + other.completion_tokens,
-        one.cached_tokens + other.cached_tokens,
-    )
-
-
 class _Asking:
     """One question on its way to an answer."""
 
@@ -191,6 +122,7 @@ class _Asking:
         sampling: Sampling,
         filters: Filters | Mapping[str, Any] | None,
         abstain: bool,
+        rerank: str | Reranker | None,
     ) -> None:
         if mode not in MODES:
             raise BadInput(f"{mode!r} is not a way to answer.", f"Valid: {', '.join(MODES)}.")
@@ -204,22 +136,27 @@ class _Asking:
             (found for message in reversed(self.history) if (found := language_of(message.content))), "en"
         )
         self.words: Wording = wording(self.language)
-        self.mode, self.notes = choose(model, self.language) if mode == "auto" else (mode, [])
+        self.mode, self.choice = choose(model, self.language) if mode == "auto" else (mode, [])
+        self.notes = list(self.choice)
         self.usage = Usage()
-        self.abstain = abstain
-        self.sampling = sampling
+        self.abstain, self.rerank = abstain, rerank
+        self._window = Window(model, sampling) if model else None
+
+    @property
+    def window(self) -> Window:
+        assert self._window is not None, "there is no prompt without a model"
+        return self._window
 
     def run(self) -> Iterator[Event]:
         """The events of the answer."""
-        if self.history:
-            self._make_whole()
+        self._understand()
         wanted = self.k * (MANY if self.mode in ("refine", "map_reduce") else 1)
-        search = self.library.find(self.question, wanted, filters=self.filters)
+        wanted = max(wanted, extract.PASSAGES)
+        search = self.library.find(self.question, wanted, filters=self.filters, rerank=self.rerank)
         if search.pending:
             self.notes.append(self.words.only_keywords.format(pending=search.pending, passages=search.passages))
         if self.abstain and not search.answerable:
-            yield AnswerDelta(self.words.refused)
-            yield self._answer(self.words.refused, [], [], refused=True)
+            yield from self._refuse(search)
             return
         if self.mode == "extract":
             yield from self._extract(search.hits, search.weights)
@@ -229,7 +166,7 @@ class _Asking:
             yield from writing(search.hits)
         except ContextOverflow as error:
             assert self.model is not None
-            if self.model.count_tokens([Message("user", self.original)]) + self._room() > self.model.context_length:
+            if not self.window.holds([Message("user", self.original)]):
                 raise ContextOverflow(
                     f"The question alone fills the window of {self.model.name} ({self.model.context_length} tokens).",
                     "Ask a shorter one, or use a model with a longer context.",
@@ -238,12 +175,25 @@ class _Asking:
             self.mode = "extract"
             yield from self._extract(search.hits, search.weights)
 
+    def _refuse(self, search: Found) -> Iterator[Event]:
+        """No answer, and no model asked: with the nearest sentences where the evidence is only a little short."""
+        self.notes = [note for note in self.notes if note not in self.choice]
+        if not search.nearly:
+            yield AnswerDelta(self.words.refused)
+            yield self._answer(self.words.refused, [], [], refused=True)
+            return
+        yield AnswerDelta(f"{self.words.unsure}\n")
+        for event in self._extract(search.hits, search.weights):
+            if isinstance(event, Answer):
+                event = replace(event, text=f"{self.words.unsure}\n{event.text}", mode=self.mode, refused=True)
+            yield event
+
     # -- the ways to answer ----------------------------------------------------------------------------------------
 
     def _extract(self, hits: Sequence[Hit], weights: Mapping[str, float]) -> Iterator[Event]:
         """The best sentences, word for word, a line each."""
         nearness = self.library.nearness(self.question)
-        quoted = extract.quotes(self.question, hits[: self.k], weights, nearness=nearness)
+        quoted = extract.quotes(self.question, hits, weights, nearness=nearness)
         lines = [f"{' '.join(quote.text.split())} [{number}]" for number, quote in enumerate(quoted, 1)]
         for number, line in enumerate(lines):
             yield AnswerDelta(line if number == 0 else f"\n{line}")
@@ -252,33 +202,37 @@ class _Asking:
 
     def _stuff(self, hits: Sequence[Hit]) -> Iterator[Event]:
         """All passages in one prompt."""
-        messages, used = self._fit(hits[: self.k], self.words.question)
+        messages, used = self._fit(hits[: self.k])
         yield from self._write(messages, dict(enumerate(used, 1)))
 
     def _refine(self, hits: Sequence[Hit]) -> Iterator[Event]:
         """An answer from the first passages, then improved passage by passage."""
-        messages, used = self._fit(hits[: self.k], self.words.question)
+        messages, used = self._fit(hits[: self.k])
         numbered = dict(enumerate(used, 1))
         rest = hits[len(used) :]
         if not rest:
             yield from self._write(messages, numbered)
             return
-        text = self._ask(messages).text
+        text = self._ask(messages)
         for at, hit in enumerate(rest):
             number = len(used) + 1 + at
             numbered[number] = hit
             system, body = self.words.refine, self.words.refine_question.replace("{answer}", _plain(text))
-            messages, _ = self._fit([hit], body, system=system, first=number, with_history=False)
+            messages = self.window.fit([hit], body, self.question, system=system, first=number).messages
             if at < len(rest) - 1:
-                text = self._ask(messages).text
+                text = self._ask(messages)
         yield from self._write(messages, numbered)
 
     def _map_reduce(self, hits: Sequence[Hit]) -> Iterator[Event]:
         """Each passage asked by itself, all in one batch; then one answer from what they said."""
         assert self.model is not None
         body = self.words.map_question
-        asked = [self._fit([hit], body, first=n, with_history=False)[0] for n, hit in enumerate(hits, 1)]
-        said = self.model.chat_batch(asked, self._limited())
+        system, question = self.words.system, self.question
+        asked = [
+            self.window.fit([hit], body, question, system=system, first=number).messages
+            for number, hit in enumerate(hits, 1)
+        ]
+        said = self.model.chat_batch(asked, self.window.sampling())
         for completion in said:
             self._count(completion.usage)
         numbered = {number: hit for number, hit in enumerate(hits, 1)}
@@ -291,127 +245,45 @@ class _Asking:
             yield AnswerDelta(self.words.refused)
             yield self._answer(self.words.refused, [], list(hits), refused=True)
             return
-        messages = self._fit_notes(notes, numbered)
+        places = {number: hit.place for number, hit in numbered.items()}
+        messages = self.window.fit_notes(notes, places, self.words.reduce, question, system=system)
         yield from self._write(messages, numbered)
 
-    # -- prompts that fit --------------------------------------------------------------------------------------------
-
-    def _room(self) -> int:
-        """Tokens kept for the answer."""
-        assert self.model is not None
-        return self.sampling.max_tokens or max(1, min(ANSWER_TOKENS, self.model.context_length // 4))
-
-    def _limited(self) -> Sampling:
-        """The caller's settings within the window; a small model that begins to copy the sources' frame is stopped."""
-        return self.sampling.replace(max_tokens=self._room(), stop=(*self.sampling.stop, "</source", "<source"))
-
-    def _fits(self, messages: Sequence[Message]) -> bool:
-        assert self.model is not None
-        return self.model.count_tokens(messages) + self._room() <= self.model.context_length
-
-    def _fit(
-        self,
-        hits: Sequence[Hit],
-        body: str,
-        *,
-        system: str | None = None,
-        first: int = 1,
-        with_history: bool = True,
-    ) -> tuple[list[Message], list[Hit]]:
-        """A prompt within the window, and the passages in it. Raises `ContextOverflow` if not even one has room."""
-        history = list(self.history) if with_history else []
-        kept = list(hits)
-        while True:
-            messages = self._prompt(history, kept, body, system or self.words.system, first)
-            if self._fits(messages):
-                break
-            if history:
-                del history[0]
-                while history and history[0].role != "user":
-                    del history[0]
-            elif len(kept) > 1:
-                kept.pop()
-            else:
-                raise ContextOverflow("The question and one passage exceed the window.", "Use a longer context.")
-        self._say_shed(len(self.history) - len(history) if with_history else 0, len(hits) - len(kept))
-        return messages, kept
-
-    def _prompt(
-        self, history: Sequence[Message], hits: Sequence[Hit], body: str, system: str, first: int
-    ) -> list[Message]:
-        shown = prompts.sources(
-            [(number, f"{PurePath(hit.file).name}, {hit.place}", hit.text) for number, hit in enumerate(hits, first)]
+    def _fit(self, hits: Sequence[Hit]) -> tuple[list[Message], list[Hit]]:
+        """The prompt of an answer and the passages in it; what had no room is said."""
+        found = self.window.fit(
+            hits, self.words.question, self.question, system=self.words.system, history=self.history
         )
-        text = prompts.fill(body, sources=shown, question=self.question)
-        return [Message("system", system), *history, Message("user", text)]
-
-    def _fit_notes(self, notes: list[tuple[int, str]], numbered: Mapping[int, Hit]) -> list[Message]:
-        kept = list(notes)
-        while True:
-            shown = prompts.sources([(number, numbered[number].place, text) for number, text in kept])
-            text = prompts.fill(self.words.reduce, sources=shown, question=self.question)
-            messages = [Message("system", self.words.system), Message("user", text)]
-            if self._fits(messages):
-                return messages
-            if len(kept) == 1:
-                raise ContextOverflow("The question and one note exceed the window.", "Use a longer context.")
-            kept.pop()
-
-    def _say_shed(self, messages: int, passages: int) -> None:
-        if messages:
-            self.notes.append(self.words.shed_history.format(count=messages))
-        if passages:
-            self.notes.append(self.words.shed_passages.format(count=passages))
+        if found.shed_messages:
+            self.notes.append(self.words.shed_history.format(count=found.shed_messages))
+        if found.shed_passages:
+            self.notes.append(self.words.shed_passages.format(count=found.shed_passages))
+        return found.messages, found.hits
 
     # -- the model ---------------------------------------------------------------------------------------------------
 
-    def _make_whole(self) -> None:
+    def _understand(self) -> None:
         """Make a follow-up question understandable without the history."""
+        if not self.history:
+            return
         if self.mode == "extract" or self.model is None:
-            if _leans(self.question):
-                self.question = f"{self._last_question()} {self.question}".strip()
+            self.question = followups.make_whole(self.question, self.history)
         else:
-            rewritten = self._rewrite()
-            if rewritten and self._is_faithful(rewritten):
-                self.question = rewritten
-            elif _leans(self.question):
-                self.question = f"{self._last_question()} {self.question}".strip()
+            self.question = followups.rewrite(self.question, self.history, self.words, self.window, self._ask)
         if self.question != self.original:
             self.notes.append(self.words.understood.format(question=self.question))
 
-    def _last_question(self) -> str:
-        return next((message.content.strip() for message in reversed(self.history) if message.role == "user"), "")
-
-    def _is_faithful(self, rewritten: str) -> bool:
-        """Whether a rewritten question says what was said before: small models write something else altogether."""
-        asked, new = set(terms(self.original)), set(terms(rewritten))
-        said = asked.union(*(terms(message.content) for message in self.history))
-        return len(new & said) >= 0.6 * len(new) > 0 and len(new & asked) >= 0.3 * len(asked)
-
-    def _rewrite(self) -> str:
+    def _ask(self, messages: Sequence[Message], most: int | None = None) -> str:
         assert self.model is not None
-        history = list(self.history)
-        while history:
-            conversation = "\n".join(f"{message.role}: {message.content}" for message in history)
-            text = prompts.fill(self.words.rewrite_question, conversation=conversation, question=self.original)
-            messages = [Message("system", self.words.rewrite), Message("user", text)]
-            if self._fits(messages):
-                said = self._ask(messages, max_tokens=min(96, self._room())).text.strip()
-                return " ".join(said.splitlines()[:1]).strip('"“”「」 ')
-            del history[0]
-        return ""
-
-    def _ask(self, messages: Sequence[Message], **settings: Any) -> Completion:
-        assert self.model is not None
-        completion = self.model.chat(messages, self._limited().replace(**settings))
+        completion = self.model.chat(messages, self.window.sampling().replace(max_tokens=most or self.window.room))
         self._count(completion.usage)
-        return completion
+        return completion.text
 
     def _write(self, messages: Sequence[Message], numbered: Mapping[int, Hit]) -> Iterator[Event]:
         """Stream the final answer, its source numbers checked."""
         assert self.model is not None
         marks = Marks(numbered)
-        for delta in self.model.stream_chat(messages, self._limited()):
+        for delta in self.model.stream_chat(messages, self.window.sampling()):
             if delta.usage is not None:
                 self._count(delta.usage)
             if shown := marks.feed(delta.text):
@@ -425,9 +297,8 @@ class _Asking:
         if marks.removed:
             self.notes.append(self.words.removed.format(markers=" ".join(dict.fromkeys(marks.removed))))
         if not cited:
-            cited = {number: [len(marks.text)] for number in citations.supporting(marks.text, numbered)}
-            if cited:
-                self.notes.append(self.words.uncited)
+            cited = {number: [] for number in citations.supporting(marks.text, numbered)}
+            self.notes.append(self.words.uncited if cited else self.words.unsupported)
         found = citations.of_answer(marks.text, cited, numbered)
         return self._answer(marks.text.strip(), found, list(numbered.values()))
 
@@ -436,19 +307,6 @@ class _Asking:
 
     def _answer(self, text: str, cited: list[Citation], hits: list[Hit], refused: bool = False) -> Answer:
         return Answer(text, cited, self.mode, self.notes, refused, self.usage, self.question, hits)
-
-
-_LEANING = (
-    "它", "他", "她", "这", "那", "其", "前者", "后者", "上面", "刚才", "还有", "呢", "为什么？",
-    " it", "its ", " they", " them", "their ", " he ", " she ", " his ", " her ", " this", " that", " these", " those",
-    "what about", "how about", "and ", "why?", "more?",
-)  # fmt: skip
-
-
-def _leans(question: str) -> bool:
-    """Whether a question seems to need what was said before."""
-    padded = f" {question.lower()} "
-    return len(question) < 8 or any(word in padded for word in _LEANING)
 
 
 def _plain(text: str) -> str:

@@ -2,8 +2,9 @@
 
 A clause taken from one document and asked of all the others is a question that the library cannot answer, though it is
 about the right things. What most such questions reach is too little to answer from. Cosines and term weights
-differ from library to library and from embedder to embedder; the threshold moves with them. Clauses whose own document
-is hardly better than another (the same text twice) are left out. Knows no language model.
+differ from library to library and from embedder to embedder; the threshold moves with them. Documents that say the
+clause too (a book in two formats) count as its own; clauses to which another document comes near are left out. Knows no
+language model.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .retrieval import CANDIDATES, Pool, query_vectors
-from .vectors import GROUPS, group_of
+from .pool import CANDIDATES, Pool
+from .retrieval import query_vectors
+from .vector_rows import GROUPS, group_of
 
 if TYPE_CHECKING:
     from .library import Library
@@ -27,7 +29,7 @@ QUESTIONS = 200
 """Clauses that are asked in each group of languages; fewer in a small library."""
 LEAST = 25
 """With fewer usable ones there is no threshold, and only a question that shares no word with the library is refused."""
-QUANTILE = 88
+QUANTILE = 85
 MARGINS = {"hybrid": 2.5, "keywords": 1.0, "vectors": 0.5}
 """A clause's own document must be so much better than the best other one."""
 STALE = 0.2
@@ -40,6 +42,8 @@ def is_stale(library: Library) -> bool:
     """Whether the library has changed too much since its last calibration."""
     known = json.loads(library.store.meta("calibration") or "{}")
     count = library.store.connection.execute("SELECT count(*) FROM passages").fetchone()[0]
+    if known.get("segmenter") != library.segmenter:
+        return bool(count)
     return bool(abs(count - known.get("passages", 0)) > STALE * count)
 
 
@@ -56,12 +60,13 @@ def calibrate(library: Library, stop: Callable[[], bool] = lambda: False) -> Non
             return
         with library.store.read() as reading:
             pool = Pool(library, reading, text, "hybrid", CANDIDATES, None, vector=vector, spread=spread)
+        saying = pool.files_saying(text) | {file}
         for mode in ("hybrid", "keywords", "vectors"):
-            own, other = pool.best_in(file, mode), pool.best_outside(file, mode)
+            own, other = pool.best_in(file, mode), pool.best_outside(saying, mode)
             if own is not None and other is not None:
                 others.setdefault(f"{mode} {group}", []).append((own, other))
     thresholds = {name: found for name, pairs in others.items() if (found := _threshold(name, pairs)) is not None}
-    known = {"passages": count, "spread": spread, "thresholds": thresholds}
+    known = {"passages": count, "spread": spread, "segmenter": library.segmenter, "thresholds": thresholds}
     with library.store.write():
         library.store.set_meta("calibration", json.dumps(known))
 

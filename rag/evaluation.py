@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import BadInput
+from .hits import Hit
 from .library import Library
 from .paths import ends_with
-from .retrieval import Hit
 from .terms import fold
 
 SHOWN = 400
@@ -69,14 +69,22 @@ def read_questions(path: Path | str) -> list[dict[str, Any]]:
     return questions
 
 
-def evaluate(library: Library, questions: Sequence[Mapping[str, Any]], mode: str = "hybrid") -> Evaluation:
-    """Ask every question and compare."""
+def evaluate(
+    library: Library,
+    questions: Sequence[Mapping[str, Any]],
+    mode: str = "hybrid",
+    *,
+    rerank: str | None = None,
+    on_question: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Ask every question and compare; `on_question(done, total)` hears of each."""
     ranks: list[int | None] = []
     refused: dict[bool, list[bool]] = {True: [], False: []}
     seconds, missed = [], []
-    for row in questions:
+    for count, row in enumerate(questions):
+        on_question(count, len(questions))
         start = time.perf_counter()
-        found = library.find(row["question"], max(RANKS), mode)
+        found = library.find(row["question"], max(RANKS), mode, rerank=rerank)
         seconds.append(time.perf_counter() - start)
         answerable = bool(row.get("answerable", True))
         refused[answerable].append(not found.answerable)

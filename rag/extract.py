@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .retrieval import Hit
+from .hits import Hit
 from .sentences import sentences
 from .terms import fold, is_han, terms
 
@@ -30,6 +30,9 @@ BEHIND_WEIGHT = 0.12
 """For each standard deviation by which the passage is behind the best one."""
 NEAR_WEIGHT, NEAR = 0.04, 6
 """What a standard deviation of the sentence's own cosine counts, among so many sentences."""
+FEWEST = 6
+"""Letters of a sentence that is worth quoting; two Chinese characters do."""
+_BARE = re.compile(r"#{1,6} |[│├└─|`\s]*[├└]")
 POOR = 0.4
 """A third sentence is quoted only if it has this share of the best one's score."""
 
@@ -80,6 +83,8 @@ def _order(quote: Quote) -> tuple[float, int, int]:
 
 def _score(question: str, hits: Sequence[Hit], weights: Mapping[str, float]) -> list[Quote]:
     spans = [(hit, hit.start + start, hit.start + end) for hit in hits for start, end in sentences(hit.text)]
+    said = [span for span in spans if _says_something(span[0].text[span[1] - span[0].start : span[2] - span[0].start])]
+    spans = said or spans
     folded = [fold(hit.text[start - hit.start : end - hit.start]) for hit, start, end in spans]
     groups = [hit.passage_id for hit, _, _ in spans]
     wanted = list(dict.fromkeys(terms(question)))
@@ -99,6 +104,12 @@ def _score(question: str, hits: Sequence[Hit], weights: Mapping[str, float]) -> 
         )
         for at, (hit, start, end) in enumerate(spans)
     ]  # fmt: skip
+
+
+def _says_something(text: str) -> bool:
+    """Not a Markdown heading, a line of a tree, or a number by itself."""
+    letters = sum(map(str.isalpha, text))
+    return not _BARE.match(text) and (letters >= FEWEST or sum(map(is_han, text)) >= 2)
 
 
 def _rarity(wanted: Sequence[str], held: Sequence[set[str]]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from .readers import Document
 from .splitting import Passage, iter_passages
 from .store import Store, placeholders
 from .terms import language_of, terms
-from .vectors import pack
+from .vector_rows import pack
 
 CONTEXT_CHARACTERS, CONTEXT_TOKENS = 64, 72
 """How much of its headings is embedded with a passage, and the room that it leaves for them."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .store import placeholders
@@ -18,6 +18,9 @@ COMMON = 0.1
 """In a library of some size, a term in more passages than this share is not searched for: it says little."""
 SIZEABLE = 5_000
 _MOST_TERMS = 64
+POSTINGS = 10_000
+"""The rarest terms are searched for until they occur in so many passages together: FTS5 weighs each occurrence."""
+LEAST_TERMS = 2
 _K1, _B = 1.2, 0.75
 _USUAL_LENGTH = 330
 """Characters of a usual passage; a longer one must hold a term more often for the same score."""
@@ -37,13 +40,12 @@ class Question:
     """The terms to look for, rarest first."""
 
 
-def weigh(reading: sqlite3.Connection, text: str, passages: int) -> Question:
-    """Look up how rare each term of a question is among so many passages."""
+def weigh(reading: sqlite3.Connection, text: str, passages: int, words: Sequence[str] = ()) -> Question:
+    """Look up how rare each term of a question is among so many passages; `words` are further ones, of characters."""
     weights: dict[str, float] = {}
     total, frequencies = 0.0, {}
-    for term in dict.fromkeys(terms(text)[: 4 * _MOST_TERMS]):
-        row = reading.execute("SELECT doc FROM vocabulary WHERE term = ?", (term,)).fetchone()
-        frequency = int(row[0]) if row else 0
+    for term in dict.fromkeys([*terms(text)[: 4 * _MOST_TERMS], *words]):
+        frequency = _frequency(reading, term)
         weight = math.log(1 + (passages - frequency + 0.5) / (frequency + 0.5))
         total += weight
         if frequency:
@@ -52,7 +54,32 @@ def weigh(reading: sqlite3.Connection, text: str, passages: int) -> Question:
     rare = sorted((term for term in weights if frequencies[term] <= limit), key=lambda term: frequencies[term])
     if not rare and weights:
         rare = [min(weights, key=lambda term: frequencies[term])]
-    return Question(weights, total, tuple(rare[:_MOST_TERMS]))
+    return Question(weights, total, tuple(_affordable(rare[:_MOST_TERMS], frequencies)))
+
+
+def _frequency(reading: sqlite3.Connection, term: str) -> int:
+    """In how many passages a term occurs."""
+    if len(term) > 2 and is_cjk(term):
+        statement, wanted = "SELECT count(*) FROM keywords WHERE keywords MATCH ?", _matching(term)
+    else:
+        statement, wanted = "SELECT doc FROM vocabulary WHERE term = ?", term
+    row = reading.execute(statement, (wanted,)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _matching(term: str) -> str:
+    """A term for FTS5; of characters, a word is the phrase of its pairs."""
+    return f'"{" ".join(terms(term))}"' if is_cjk(term) else f'"{term}"'
+
+
+def _affordable(rare: Sequence[str], frequencies: Mapping[str, int]) -> Iterator[str]:
+    """Terms, rarest first, as far as looking them up takes little time; what is left out still counts in `score`."""
+    spent = 0
+    for count, term in enumerate(rare):
+        spent += frequencies[term]
+        if count >= LEAST_TERMS and spent > POSTINGS:
+            return
+        yield term
 
 
 def candidates(
@@ -61,7 +88,7 @@ def candidates(
     """The passages that FTS5 ranks best, best first."""
     if not question.searched or (among is not None and not among):
         return []
-    match = " OR ".join(f'"{term}"' for term in question.searched)
+    match = " OR ".join(map(_matching, question.searched))
     only = "" if among is None else f" AND rowid IN ({placeholders(among)})"
     rows = reading.execute(
         f"SELECT rowid FROM keywords WHERE keywords MATCH ?{only}"

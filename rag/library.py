@@ -14,7 +14,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -22,12 +21,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import BadInput, LibraryBusy, LibraryMismatch
-from . import indexing, sync
+from ..core.errors import BadInput, HanpacaError, LibraryBusy, LibraryMismatch
+from . import contents, indexing, sync
+from .contents import FileInfo, Stats
 from .embedding import BUNDLED, Embedder, load_embedder
 from .indexing import FileRecord
-from .paths import absolute, ends_with
+from .paths import absolute
 from .readers import Document
+from .segmentation import check_segmenter
 from .store import Store, explain
 from .sync import OnProgress, Progress, SyncReport
 from .terms import ANALYSIS
@@ -35,7 +36,8 @@ from .vectors import VectorIndex
 
 if TYPE_CHECKING:
     from .filters import Filters
-    from .retrieval import Found, Hit
+    from .hits import Hit
+    from .retrieval import Found
 
 DATABASE = "library.sqlite3"
 LOCK_SECONDS = 3.0
@@ -43,51 +45,22 @@ LOCK_SECONDS = 3.0
 QUERIES_REMEMBERED = 64
 
 
-@dataclass(frozen=True)
-class FileInfo:
-    """One file of a library."""
-
-    path: str
-    origin: str
-    """"file" for one on disk, "text" for one given as text."""
-    kind: str
-    """text, markdown, html, pdf, docx, …"""
-    title: str
-    encoding: str | None
-    size: int
-    """Bytes on disk; characters for a text."""
-    modified: float
-    """Seconds since 1970."""
-    passages: int
-    embedded: int
-    """How many of the passages have vectors."""
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Stats:
-    """A library in figures."""
-
-    files: int
-    passages: int
-    embedded: int
-    characters: int
-    bytes_on_disk: int
-    embedder: str | None
-    """The identity of the embedder that made the vectors; None while there are none."""
-    languages: dict[str, int]
-    """Passages by language: "zh", "en" (any alphabet), "" (neither)."""
-    failures: tuple[tuple[str, str], ...]
-    """Files that could not be read, and why."""
-
-
 class Library:
     """Open one with `Library.open`. Thread-safe; also a context manager."""
 
-    def __init__(self, folder: Path, store: Store, embedder: str | Embedder | None, chroma: str | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        store: Store,
+        embedder: str | Embedder | None,
+        chroma: str | None = None,
+        segmenter: str | None = None,
+    ) -> None:
         self.folder = folder
         self.store = store
-        self.vectors = VectorIndex(store, folder, chroma)
+        self._settings = {"chroma": chroma, "segmenter": segmenter}
+        self.vectors = VectorIndex(store, folder, self._setting("chroma"))
+        self.segmenter = self._setting("segmenter")
         self._given = embedder
         self._embedder: Embedder | None = None
         self._queries: dict[str, NDArray[np.float32]] = {}
@@ -102,13 +75,15 @@ class Library:
         create: bool = True,
         *,
         chroma: str | None = None,
+        segmenter: str | None = None,
     ) -> Self:
         """Open the library in `folder`, or make one there.
 
         `embedder` is a name or an object; None takes the one that the library was made with, or the bundled one.
-        `chroma` is the address of a Chroma server (`chroma run`); None keeps the index in the folder. Nothing heavy
-        is loaded yet. Raises `BadInput` where there is no library and `create` is False, `LibraryMismatch` where the
-        library was made with another embedder.
+        `chroma` is the address of a Chroma server (`chroma run`) for the vectors; `segmenter` ("jieba") makes Chinese
+        questions search for longer words besides pairs of characters. The library remembers both at the next change;
+        None takes what it remembers, "" forgets it. Nothing heavy is loaded yet. Raises `BadInput` where there is no
+        library and `create` is False, `LibraryMismatch` where the library was made with another embedder.
         """
         folder = Path(absolute(folder))
         database = folder / DATABASE
@@ -119,9 +94,11 @@ class Library:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise explain(error, database) from error
-        library = cls(folder, Store(database, create), embedder, chroma)
+        library = cls(folder, Store(database, create), embedder, chroma, segmenter)
         try:
             library._check_name()
+            if library.segmenter:
+                check_segmenter(library.segmenter)
         except BaseException:
             library.close()
             raise
@@ -139,10 +116,25 @@ class Library:
         with self._loading:
             if self._embedder is None:
                 given = self._given if self._given is not None else self.store.meta("embedder_name") or BUNDLED
-                loaded = load_embedder(given) if isinstance(given, str) else given
+                loaded = self._load_embedder(given) if isinstance(given, str) else given
                 self._check_identity(loaded)
                 self._embedder = loaded
             return self._embedder
+
+    def _load_embedder(self, name: str) -> Embedder:
+        """By name; where it cannot be had, what the library was made with is said too."""
+        made_with = self.store.meta("embedder_name")
+        try:
+            return load_embedder(name)
+        except HanpacaError as error:
+            if made_with is None or (name == made_with == BUNDLED):
+                raise
+            use = f"compute all vectors anew: hanpaca reindex --library {self.folder} --embedder {BUNDLED}"
+            raise LibraryMismatch(
+                f"The library in {self.folder} was made with the embedding model {made_with}, and {name} cannot be "
+                f"loaded. {error}",
+                f"Leave --embedder out, or {use}." if name != made_with else f"Or {use}.",
+            ) from error
 
     def _check_identity(self, embedder: Embedder) -> None:
         made_with = self.store.meta("embedder")
@@ -159,6 +151,22 @@ class Library:
                 self.store.set_meta("embedder", embedder.identity)
                 if isinstance(self._given, str) or self._given is None:
                     self.store.set_meta("embedder_name", self._given or BUNDLED)
+
+    def _setting(self, name: str) -> str | None:
+        """What was given for it, else what the library remembers; None where it is neither, or forgotten."""
+        given = self._settings[name]
+        return (self.store.meta(name) if given is None else given) or None
+
+    def _remember_settings(self) -> None:
+        changed = {
+            name: given
+            for name, given in self._settings.items()
+            if given is not None and given != (self.store.meta(name) or "")
+        }
+        if changed:
+            with self.store.write():
+                for name, given in changed.items():
+                    self.store.set_meta(name, given)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -177,6 +185,7 @@ class Library:
             except OSError as error:
                 raise explain(error, self.store.path) from error
             try:
+                self._remember_settings()
                 if self.store.meta("analysis") != ANALYSIS:
                     indexing.reindex_keywords(self.store, ANALYSIS)
                 yield
@@ -256,17 +265,7 @@ class Library:
 
     def resolve(self, file: Path | str) -> str:
         """The library's own path of a file given as the user knows it: whole, relative, or its last parts."""
-        wanted = str(file)
-        paths = [info[0] for info in self.store.connection.execute("SELECT path FROM files ORDER BY path")]
-        for candidate in (wanted, absolute(wanted)):
-            if candidate in paths:
-                return candidate
-        ends = [path for path in paths if ends_with(path, wanted)]
-        if len(ends) == 1:
-            return str(ends[0])
-        if ends:
-            raise BadInput(f"{wanted} could be any of {', '.join(ends)}.", "Give the whole path.")
-        raise BadInput(f"The library has no file {wanted}.", "`hanpaca sources` lists what it has.")
+        return contents.resolve(self.store, file)
 
     def _tidy(self, thoroughly: bool = False) -> None:
         """Leave nothing of deleted texts in the keyword index and, thoroughly, in no byte of any file."""
@@ -282,34 +281,11 @@ class Library:
 
     def files(self) -> list[FileInfo]:
         """Every file of the library, by path."""
-        import json
-
-        rows = self.store.connection.execute(
-            "SELECT f.path, f.origin, f.kind, f.title, f.encoding, f.size, f.modified, count(p.id), count(v.passage),"
-            " f.warnings FROM files f LEFT JOIN passages p ON p.file = f.id LEFT JOIN vectors v ON v.passage = p.id"
-            " GROUP BY f.id ORDER BY f.path"
-        )
-        found = []
-        for path, origin, kind, title, encoding, size, modified, passages, embedded, warnings in rows:
-            problems = tuple(json.loads(warnings))
-            found.append(
-                FileInfo(path, origin, kind, title, encoding, size, modified / 1e9, passages, embedded, problems)
-            )
-        return found
+        return contents.files(self.store)
 
     def stats(self) -> Stats:
         """The library in figures."""
-        with self.store.read() as reading:
-            files = reading.execute("SELECT count(*) FROM files").fetchone()[0]
-            count, characters = reading.execute(
-                "SELECT count(*), coalesce(sum(length(text)), 0) FROM passages"
-            ).fetchone()
-            embedded = reading.execute("SELECT count(*) FROM vectors").fetchone()[0]
-            languages = dict(reading.execute("SELECT language, count(*) FROM passages GROUP BY language").fetchall())
-            failures = reading.execute("SELECT path, message FROM failures ORDER BY path").fetchall()
-            made_with = self.store.meta("embedder") if embedded else None
-        on_disk = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
-        return Stats(files, count, embedded, characters, on_disk, made_with, languages, tuple(failures))
+        return contents.stats(self.store)
 
     def rebuild_vectors(self, on_progress: OnProgress | None = None, *, embedder: str | Embedder | None = None) -> int:
         """Compute every vector anew, with another embedder if one is given; how many."""
@@ -377,9 +353,9 @@ class Library:
 
     def passages(self, file: Path | str) -> list[Hit]:
         """All passages of one file, in their order."""
-        from . import retrieval
+        from . import hits
 
-        return retrieval.passages(self, self.resolve(file))
+        return hits.passages(self.store, self.resolve(file))
 
     def check(self, query: str, k: int = 1, mode: str = "hybrid") -> None:
         """Raise `BadInput` for what `search` would refuse."""

@@ -34,6 +34,8 @@ class Wording:
     not_spoken: str
     base_model: str
     refused: str
+    unsure: str
+    unsupported: str
     only_keywords: str
     understood: str
     removed: str
@@ -84,6 +86,8 @@ ENGLISH = Wording(
         f"`{PULL}`, or give a chat model with --model path.gguf."
     ),
     refused="The library holds nothing that answers this question.",
+    unsure="The library may not answer this question. What comes nearest in it:",
+    unsupported="Nothing in the documents supports this answer.",
     only_keywords="{pending} of {passages} passages have no vectors yet; searched with what is there.",
     understood="Understood as: {question}",
     removed="Removed from the answer: {markers}, which no source has.",
@@ -121,6 +125,8 @@ CHINESE = Wording(
         "或用 --model path.gguf 指定对话模型。"
     ),
     refused="资料库中没有能回答这个问题的内容。",
+    unsure="资料库中可能没有这个问题的答案。最接近的原文是：",
+    unsupported="文档中没有支持这个回答的内容。",
     only_keywords="{passages} 个段落中有 {pending} 个还没有向量，已用现有的索引检索。",
     understood="理解为：{question}",
     removed="已从回答中删去没有出处的引用：{markers}。",

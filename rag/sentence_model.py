@@ -45,7 +45,7 @@ class SentenceModel:
                 f"The embedding model {name} needs the package sentence-transformers.",
                 'Install it with: pip install "hanpaca[sentence-transformers]"; or use multilingual-e5-small.',
             )
-        self._folder, revision = _find(name)
+        self._folder, revision = find_folder(name, "embedding model", "or use the bundled multilingual-e5-small")
         self._name = name if revision else self._folder.name
         self._revision = revision or _fingerprint(self._folder)
         self._lock = RLock()
@@ -110,7 +110,7 @@ class SentenceModel:
         from .e5_torch import has_bfloat16
 
         kind = torch.bfloat16 if not torch.cuda.is_available() and has_bfloat16() else "auto"
-        with self._lock, _no_progress_bar():
+        with self._lock, no_progress_bar():
             try:
                 return SentenceTransformer(
                     str(self._folder), local_files_only=True, trust_remote_code=False, model_kwargs={"dtype": kind}
@@ -123,7 +123,7 @@ class SentenceModel:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
     """transformers draws one to the terminal for every model it loads."""
     from transformers.utils import logging as shared_logging
 
@@ -138,13 +138,16 @@ def _no_progress_bar() -> Iterator[None]:
         logging.enable_progress_bar()
 
 
-def _find(name: str) -> tuple[Path, str]:
-    """The model's folder, and its commit where it comes from the hub's cache ("" for a folder of the user's)."""
+def find_folder(name: str, what: str, instead: str) -> tuple[Path, str]:
+    """The model's folder, and its commit where it comes from the hub's cache ("" for a folder of the user's).
+
+    Raises `ModelNotFound`, which says what the model was wanted for and what to do instead.
+    """
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
             raise ModelNotFound(
-                f"The folder {name} holds no embedding model.", "It needs a modules.json or config.json and weights."
+                f"The folder {name} holds no {what}.", "It needs a modules.json or config.json and weights."
             )
         return folder.resolve(), ""
     from huggingface_hub import try_to_load_from_cache
@@ -157,8 +160,8 @@ def _find(name: str) -> tuple[Path, str]:
         if isinstance(found, str):
             return Path(found).parent, Path(found).parent.name
     raise ModelNotFound(
-        f"There is no embedding model {name} on this machine.",
-        f"Download it with: hf download {name}; give a folder; or use the bundled multilingual-e5-small.",
+        f"There is no {what} {name} on this machine.",
+        f"Download it with: hf download {name}; give a folder; {instead}.",
     )
 
 

@@ -16,11 +16,12 @@ from ..core.engines.base import Usage
 from ..core.errors import ContextOverflow
 from ..core.sampling import Sampling
 from . import citations, prompts
-from .answering import ANSWER_TOKENS, Answer, ChatModel, choose, together
+from .answers import Answer, ChatModel, choose, together
 from .extract import LONGEST
+from .fitting import ANSWER_TOKENS
+from .hits import Hit
 from .library import Library
 from .prompts import wording
-from .retrieval import Hit
 from .sentences import sentences
 from .terms import language_of, terms
 
@@ -38,12 +39,25 @@ def summarize(
 ) -> Answer:
     """A summary of one file of the library, in its own language unless another ("zh", "en") is named."""
     path = library.resolve(file)
-    hits = library.passages(path)
+    return summarize_passages(
+        model, library.passages(path), title=PurePath(path).name, language=language, sampling=sampling
+    )
+
+
+def summarize_passages(
+    model: ChatModel | None,
+    hits: Sequence[Hit],
+    *,
+    title: str,
+    language: str | None = None,
+    sampling: Sampling | Mapping[str, Any] | None = None,
+) -> Answer:
+    """`summarize` for passages that are at hand already, in the order of the document called `title`."""
     spoken = language or language_of("".join(hit.text for hit in hits[:20])) or "en"
     mode, notes = choose(model, spoken)
     if model is None or mode == "extract":
-        return _quoted(path, hits, notes)
-    return _Summary(model, PurePath(path).name, spoken, Sampling.of(sampling), notes).of(hits)
+        return _quoted(hits, notes)
+    return _Summary(model, title, spoken, Sampling.of(sampling), notes).of(hits)
 
 
 class _Summary:
@@ -105,7 +119,7 @@ class _Summary:
         return [completion.text.strip() for completion in said]
 
 
-def _quoted(path: str, hits: Sequence[Hit], notes: list[str]) -> Answer:
+def _quoted(hits: Sequence[Hit], notes: list[str]) -> Answer:
     """The sentences whose words are the document's most frequent ones, spread over it, in its order."""
     counts: Counter[str] = Counter()
     found: list[tuple[Hit, int, int, set[str]]] = []

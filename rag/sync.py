@@ -138,6 +138,11 @@ def _one(
     report: SyncReport,
     encoding: str | None,
 ) -> None:
+    if not _is_text(path):
+        report.failed.append(
+            (path.encode("utf-8", "backslashreplace").decode(), "Its name is not valid text. Rename it.")
+        )
+        return
     misread = encoding is not None and (known is None or known.encoding not in (None, encoding))
     if known is not None and not misread and _same(known, stat):
         report.unchanged.append(path)
@@ -146,17 +151,16 @@ def _one(
         report.failed.append((path, old))
         return
     try:
-        path.encode()
         record = _record(path)
         same = _moved_from(known, record, gone)
         if same is None and (known is None or misread or known.digest != record.digest):
             record, document = _read_still(record, encoding)
     except EngineUnavailable:
         raise
-    except (HanpacaError, OSError, UnicodeEncodeError) as error:
+    except (HanpacaError, OSError) as error:
         message = _message(error)
-        report.failed.append((path.encode("utf-8", "backslashreplace").decode(), message))
-        if not isinstance(error, _Changing | OSError | UnicodeEncodeError):
+        report.failed.append((path, message))
+        if not isinstance(error, _Changing | OSError):
             _remember_failure(store, path, stat, message)
         return
     if known is not None and not misread and known.digest == record.digest:
@@ -170,6 +174,15 @@ def _one(
         report.passages += indexing.put(store, record, document, embedder)
         (report.added if known is None else report.changed).append(path)
         report.warnings += [(path, warning) for warning in document.warnings]
+
+
+def _is_text(path: str) -> bool:
+    """Whether a path can be remembered: a name in another encoding than the system's cannot."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _moved_from(known: _Known | None, record: FileRecord, gone: Mapping[str, _Known]) -> _Known | None:
@@ -257,8 +270,6 @@ def _forget_failures(store: Store, paths: Sequence[Path | str], found: Iterable[
 
 
 def _message(error: Exception) -> str:
-    if isinstance(error, UnicodeEncodeError):
-        return "The file's name is not valid text. Rename it."
     if isinstance(error, OSError):
         return f"It cannot be read: {error.strerror or error}."
     return str(error)

@@ -20,7 +20,19 @@ _RUN = re.compile(rf"[{_CJK}]+|(?:(?![{_CJK}])[^\W_])+")
 _WORD = re.compile(rf"(?:(?![{_CJK}])[^\W_])+")
 _IS_CJK = re.compile(rf"[{_CJK}]")
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_JOINS = re.compile(r"[\u0900-\u1fff\ua800-\ud7ff\U00010a00-\U0001e8ff]")
+"""Scripts in which letters join with those before them, such as the parts of a Korean syllable."""
 _LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]+")
+_FUNCTION_TERMS = """
+a about after all also an and any are as at be been before but by can could did do does for from get had has have he her
+him his how i if in into is it its just like many may me more most much my no not of on one only or other our out over
+she should so some such than that the their them then there these they this to under up us use was we were what when
+where which while who whom whose why will with would you your
+什么 怎么 怎样 么样 如何 多少 为什 哪个 哪些 哪里 哪一 是谁 是什 有什 可以 我们 你们 他们 这个 那个 一个 是不 不是
+没有 有没 是的 的是 了吗 是否 能不 不能 请问 告诉 诉我
+"""
+FUNCTION_TERMS = frozenset(_FUNCTION_TERMS.split())
+"""Terms that say nothing of what a question is about."""
 _VARIANTS = {"裏": "里", "著": "着", "妳": "你", "祂": "他", "牠": "它", "佔": "占", "週": "周", "註": "注", "臺": "台"}
 """Forms that depend on the word and so are missing in a table of single characters; search may merge them."""
 
@@ -34,14 +46,36 @@ def _to_simplified() -> dict[int, str]:
     return simplified | {ord(old): new for old, new in _VARIANTS.items()}
 
 
+class _Context(ValueError):
+    """A character whose normal form depends on its neighbours."""
+
+
+class _Folding(dict[int, str | int]):
+    """Character → folded, filled as characters are met: one look-up for each is all that most texts need."""
+
+    def __missing__(self, code: int) -> str | int:
+        character = chr(code)
+        normal = unicodedata.normalize("NFKC", character)
+        if _JOINS.search(normal) or any(map(unicodedata.combining, normal)):
+            raise _Context
+        folded = normal.casefold().translate(_to_simplified())
+        found = self[code] = ord(folded) if len(folded) == 1 else folded
+        return found
+
+
+_folding = _Folding()
+
+
 def fold(text: str) -> str:
     """The form in which texts are compared: NFKC, no case, simplified characters. The length may change.
 
     >>> fold("ＬｉｎＵＸ 與臺灣")
     'linux 与台湾'
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return folded.translate(_to_simplified()) if _IS_CJK.search(folded) else folded
+    try:
+        return text.translate(_folding)
+    except _Context:
+        return unicodedata.normalize("NFKC", text).casefold().translate(_to_simplified())
 
 
 def terms(text: str) -> list[str]:

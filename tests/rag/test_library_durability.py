@@ -71,12 +71,6 @@ def contents(library: Library) -> dict[str, object]:
     return {"passages": passages, "vocabulary": vocabulary, "found": found, "pending": library.stats().passages}
 
 
-def chroma_ids(library: Library) -> set[int]:
-    library.vectors.catch_up()
-    collections = library.vectors._collections.values()
-    return {int(name) for collection in collections for name in collection.get(include=[])["ids"]}
-
-
 def test_killed_at_random_moments_the_next_sync_goes_on(tmp_path: Path) -> None:
     documents = tmp_path / "docs"
     write_documents(documents)
@@ -100,7 +94,7 @@ def test_killed_at_random_moments_the_next_sync_goes_on(tmp_path: Path) -> None:
         library.sync([documents])
         assert contents(library) == whole
         ids = {row[0] for row in library.store.connection.execute("SELECT passage FROM vectors")}
-        assert chroma_ids(library) == ids
+        assert library.vectors.indexed() == ids
 
 
 def test_deleted_words_are_in_no_byte(tmp_path: Path) -> None:
@@ -116,7 +110,7 @@ def test_deleted_words_are_in_no_byte(tmp_path: Path) -> None:
         library.delete("绝密档案.txt")
         forms = ["翡翠", "蟾蜍", "zanzibar", "Zanzibar", "xylophone", "绝密档案", "绝密"]
         assert_in_no_byte(library.folder, [form.encode() for form in forms] + [vector.tobytes()])
-        assert number not in chroma_ids(library)
+        assert number not in library.vectors.indexed()
         with pytest.raises(BadInput):
             library.resolve("绝密档案.txt")
     assert_in_no_byte(library.folder, [form.encode() for form in forms] + [vector.tobytes()])
@@ -201,7 +195,7 @@ def test_others_read_while_one_writes(tmp_path: Path) -> None:
         assert library.stats().files == 12
         assert len(library.search("金木水火土", k=3)) >= 1
         ids = {row[0] for row in library.store.connection.execute("SELECT passage FROM vectors")}
-        assert chroma_ids(library) == ids
+        assert library.vectors.indexed() == ids
 
 
 def test_a_second_process_that_writes_is_told_to_wait(tmp_path: Path) -> None:
@@ -257,7 +251,7 @@ def test_chroma_can_be_lost(tmp_path: Path, damage: str) -> None:
     with Library.open(tmp_path / "library", HashedEmbedder()) as library:
         assert contents(library) == before
         ids = {row[0] for row in library.store.connection.execute("SELECT passage FROM vectors")}
-        assert chroma_ids(library) == ids
+        assert library.vectors.indexed() == ids
 
 
 def test_a_broken_database_is_said_to_be(tmp_path: Path) -> None:

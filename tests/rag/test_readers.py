@@ -110,6 +110,7 @@ def test_a_fence_within_a_line_opens_nothing() -> None:
 def test_html_text_is_what_a_reader_sees() -> None:
     document = html(
         "<nav>menu</nav><script>var x</script><style>p{}</style><div class='navheader'>prev</div>"
+        "<div class='list-of-tables'>1.1 Tables</div>"
         "<h1>大<b>标题</b></h1><p>第一段，\n  有<em>强调</em>。<br>新行</p><ul><li>一</li><li><p>二</p></li></ul>"
         "<pre>  keep\n    this</pre><h2>Sub</h2>tail<!-- comment --> text<p hidden>secret</p>"
     )

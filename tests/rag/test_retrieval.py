@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from hanpaca.core.errors import BadInput
 from hanpaca.rag import Filters, Library
 from hanpaca.rag.evaluation import evaluate, read_questions
 from hanpaca.rag.names import library_folder, library_names
-from hanpaca.rag.terms import fold, language_of, terms
+from hanpaca.rag.pool import Pool
+from hanpaca.rag.terms import _to_simplified, fold, language_of, terms
 
 SENTENCES = [
     f"第{number}章讲的是{thing}的来历和用处，说得十分详细。"
@@ -70,6 +72,19 @@ def test_nearly_the_same_text_is_shown_once(library: Library) -> None:
     assert len([hit for hit in library.search("羊驼住在哪里？", k=5, merge=False) if "羊驼" in hit.text]) == 2
 
 
+def test_files_that_say_the_same_count_as_one_in_calibration(library: Library) -> None:
+    """A book in two formats would else look as if the questions that it answers had no answers."""
+    names = {number: Path(path).name for number, path in library.store.connection.execute("SELECT id, path FROM files")}
+    for text, saying in (
+        ("羊驼 住在高原上", {"抄本.md", "原本.txt"}),
+        ("说得十分详细", {"长文.txt"}),
+        ("羊驼住在海里", set()),
+    ):
+        with library.store.read() as reading:
+            pool = Pool(library, reading, text, "hybrid", 20, None)
+        assert {names[number] for number in pool.files_saying(text)} == saying
+
+
 def test_neighbours_are_one_run_of_the_document(library: Library) -> None:
     text = "\n\n".join(sentence * 12 for sentence in SENTENCES)
     narrow, wide = (library.search("棋的来历", k=1, neighbours=count)[0] for count in (0, 1))
@@ -94,6 +109,24 @@ def test_explanations(library: Library) -> None:
 def test_folding_is_stable_and_terms_come_from_it(text: str) -> None:
     assert fold(fold(text)) == fold(text)
     assert all(term and " " not in term and '"' not in term for term in terms(text))
+
+
+@given(st.text(max_size=60))
+def test_folding_is_nfkc_without_case_in_simplified_characters(text: str) -> None:
+    """Character by character, with a look-up for each, is what normalising the whole text gives."""
+    whole = unicodedata.normalize("NFKC", text).casefold()
+    assert fold(text) == whole.translate(_to_simplified())
+
+
+def test_what_common_terms_would_cost_is_bounded(monkeypatch: pytest.MonkeyPatch, library: Library) -> None:
+    from hanpaca.rag import keywords
+
+    monkeypatch.setattr(keywords, "POSTINGS", 3)
+    with library.store.read() as reading:
+        question = keywords.weigh(reading, "Alpacas on the plateau, fact 7919", 1000)
+    assert question.searched[0] == "7919" and len(question.searched) == keywords.LEAST_TERMS
+    assert set(question.weights) > set(question.searched), "all of them count in the score"
+    assert library.search("fact 7919", k=1, mode="keywords")[0].text.endswith("7919.")
 
 
 @given(st.text(max_size=40))

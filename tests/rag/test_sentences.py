@@ -1,7 +1,5 @@
 """Where sentences end in Chinese and in English."""
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,14 +72,9 @@ def test_all_text_is_covered_once(text: str) -> None:
     assert text[reached:].strip() == ""
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("unit", ["x", "。", "a.", " ", "\n", "a\n", "Mr.", "“", "1."])
-def test_linear_time(unit: str) -> None:
-    """Twenty times the text takes no more than some sixty times the time, whatever it consists of."""
-
-    def seconds(length: int) -> float:
-        text = unit * (length // len(unit))
-        start = time.process_time()
-        sentences(text)
-        return time.process_time() - start
-
-    assert seconds(400_000) < 60 * max(seconds(20_000), 0.01)
+def test_long_texts_of_any_kind_take_linear_time(unit: str) -> None:
+    """A million characters take two seconds; a rule that looked back would take the whole minute, and end here."""
+    text = unit * (1_000_000 // len(unit))
+    assert sum(end - start for start, end in sentences(text)) <= len(text)

@@ -1,0 +1,196 @@
+"""The passages that one question brings up, from both indexes, with what speaks for each.
+
+The rank of a passage comes from its cosine (in standard deviations of this library's cosines) plus its BM25 (as a
+share of what the question's terms are worth) plus, for Chinese, the share of the question's characters that it holds.
+Scores rather than ranks are fused because how far ahead a passage is tells more than its place. Knows no language
+model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import keywords
+from .hits import SELECT, Hit, hit_of
+from .indexing import keywords_context
+from .seats import Seats
+from .segmentation import long_words
+from .store import placeholders
+from .terms import FUNCTION_TERMS, fold, is_han, language_of
+from .vector_rows import GROUPS, group_of
+
+if TYPE_CHECKING:
+    from .library import Library
+
+CANDIDATES, FOREIGN = 60, 20
+"""How many passages each of the two ways proposes, and vectors besides from other languages."""
+KEYWORD_WEIGHT, CHARACTER_WEIGHT = 17.0, 6.0
+"""What the share of the question's terms, and of its characters, is worth in standard deviations of cosines."""
+FILE_WEIGHT = 0.25
+"""What the best passage of the same file adds to a passage, as a share of its own score."""
+OWN_SEATS = 5
+"""So many of the first seats always go to the question's own language."""
+_NO_WORDS: tuple[float, list[str]] = (0.0, [])
+
+
+class Pool:
+    """The passages that one question brings up, with what speaks for each."""
+
+    def __init__(
+        self,
+        library: Library,
+        reading: sqlite3.Connection,
+        query: str,
+        mode: str,
+        count: int,
+        allowed: Sequence[int] | None,
+        *,
+        vector: NDArray[np.float32] | None = None,
+        spread: float | None = None,
+    ) -> None:
+        self.query, self.mode = query, mode
+        self.language = language_of(query)
+        self._library, self._reading = library, reading
+        self.passages, self.vectors = library.store.counts()
+        words = long_words(query) if library.segmenter else ()
+        self.question = keywords.weigh(reading, query, self.passages, words)
+        self.cosines: dict[int, float] = {}
+        found = keywords.candidates(reading, self.question, count, allowed) if mode != "vectors" else []
+        if mode != "keywords" and self.vectors:
+            wanted = library.query_vector(query) if vector is None else vector
+            self._add_cosines(wanted, count, allowed, found)
+        self._spread = spread or library.vectors.spread()
+        self._least_cosine = min(self.cosines.values(), default=0.0)
+        self._load(list(dict.fromkeys([*found, *self.cosines])))
+        self.words = self._words() if mode != "vectors" else {}
+        self.characters = _shares(set(filter(is_han, fold(query))), self.folded) if mode != "vectors" else {}
+        self.scores = {number: self._score(number, mode) for number in self.rows}
+
+    def _add_cosines(
+        self, vector: NDArray[np.float32], count: int, allowed: Sequence[int] | None, found: Sequence[int]
+    ) -> None:
+        index = self._library.vectors
+        own = group_of(self.language)
+        counts = {group: count if group == own or not self.language else FOREIGN for group in GROUPS}
+        by_group = index.nearest(vector, counts) if allowed is None else index.nearest_among(vector, counts, allowed)
+        for ranking in by_group.values():
+            self.cosines.update(ranking)
+        missing = [number for number in found if number not in self.cosines]
+        self.cosines.update({number: float(other @ vector) for number, other in index.of(missing).items()})
+
+    def _load(self, numbers: Sequence[int]) -> None:
+        rows = self._reading.execute(
+            f"{SELECT} WHERE p.id IN ({placeholders(numbers)})",
+            numbers,
+        )
+        self.rows = {row[0]: row for row in rows}
+        self.folded = {number: fold(row[1]) for number, row in self.rows.items()}
+
+    def _words(self) -> dict[int, tuple[float, list[str]]]:
+        found = {}
+        for number, row in self.rows.items():
+            context = fold(keywords_context(row[2], row[9], json.loads(row[5])))
+            found[number] = keywords.score(self.question, self.folded[number], context)
+        return found
+
+    def _score(self, number: int, mode: str) -> float:
+        """What speaks for a passage in this mode."""
+        return self._evidence(number, mode) + CHARACTER_WEIGHT * self.characters.get(number, 0.0)
+
+    def _evidence(self, number: int, mode: str) -> float:
+        """The part that says whether there is an answer at all: single characters are shared by chance.
+
+        A passage whose vector is not there yet gets the least cosine.
+        """
+        score = 0.0
+        if mode != "keywords" and self.cosines:
+            score += self.cosines.get(number, self._least_cosine) / self._spread
+        if mode != "vectors":
+            score += KEYWORD_WEIGHT * self.words.get(number, _NO_WORDS)[0]
+        return score
+
+    @property
+    def best(self) -> float:
+        """The strongest evidence in the question's language."""
+        own = (number for number in self.rows if not self._is_foreign(number))
+        return max((self._evidence(number, self.mode) for number in own), default=0.0)
+
+    def best_in(self, file: int, mode: str) -> float | None:
+        """The strongest evidence in a file's passages, in this mode."""
+        return max((self._evidence(n, mode) for n, row in self.rows.items() if row[11] == file), default=None)
+
+    def best_outside(self, files: set[int], mode: str) -> float | None:
+        """The strongest evidence in the other files' passages of the question's language."""
+        others = (n for n, row in self.rows.items() if row[11] not in files and not self._is_foreign(n))
+        return max((self._evidence(number, mode) for number in others), default=None)
+
+    def files_saying(self, text: str) -> set[int]:
+        """The files with a passage here that holds the text, but for spaces and punctuation."""
+        said = _letters(fold(text))
+        return {row[11] for number, row in self.rows.items() if said in _letters(self.folded[number])}
+
+    def is_answerable(self, least: float | None) -> bool:
+        """Whether the best passage says enough. A library without the question's language is given the benefit."""
+        own = [number for number in self.rows if not self._is_foreign(number)]
+        if not own:
+            return bool(self.rows)
+        if least is None:
+            said = {term for number in own for term in self.words.get(number, _NO_WORDS)[1]}
+            return self.mode == "vectors" or not said <= FUNCTION_TERMS
+        return self.best >= least
+
+    def hits(self, k: int, merge: bool, across: bool) -> list[Hit]:
+        """The best `k` as the user sees them."""
+        of_file: dict[int, float] = {}
+        for number, row in self.rows.items():
+            of_file[row[11]] = max(of_file.get(row[11], -math.inf), self.scores[number])
+        rank = {n: self.scores[n] + FILE_WEIGHT * of_file[row[11]] for n, row in self.rows.items()}
+        order = sorted(self.rows, key=lambda number: (-rank[number], number))
+        own = [number for number in order if not self._is_foreign(number)] if across else order
+        foreign = sorted(set(order) - set(own), key=lambda number: (-self.cosines.get(number, -1.0), number))
+        seats = Seats(self.folded, merge)
+        seats.fill(own, k if not foreign else max(k // 2, min(k, OWN_SEATS)))
+        seats.fill(foreign, k)
+        seats.fill(own, k)
+        return [self._hit(number, seats.same[number]) for number in seats.taken]
+
+    def _is_foreign(self, number: int) -> bool:
+        """Whether keywords had no chance: a passage in another script than the question's, with no term of it."""
+        language = self.rows[number][8]
+        return bool(self.language and language) and language != self.language
+
+    def _hit(self, number: int, same: Sequence[int]) -> Hit:
+        share, held = self.words.get(number, _NO_WORDS)
+        explain: dict[str, Any] = {
+            "keywords": round(share, 4),
+            "cosine": round(self.cosines[number], 4) if number in self.cosines else None,
+            "characters": round(self.characters.get(number, 0.0), 4),
+            "terms": held,
+            "other_language": self._is_foreign(number),
+            "same_text": [{"file": self.rows[other][2], "line": self.rows[other][4]} for other in same],
+        }
+        return hit_of(self.rows[number], self.scores[number], explain)
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text))
+
+
+def _shares(wanted: set[str], texts: Mapping[int, str]) -> dict[int, float]:
+    """How much of the wanted characters each text holds, the rarer among these texts the more."""
+    if not wanted:
+        return {}
+    holding = {number: {character for character in wanted if character in text} for number, text in texts.items()}
+    counts = Counter(character for held in holding.values() for character in held)
+    size = len(texts)
+    worth = {c: math.log(1 + (size - counts[c] + 0.5) / (counts[c] + 0.5)) for c in sorted(wanted)}
+    total = sum(worth.values())
+    return {number: sum(worth[c] for c in sorted(held)) / total for number, held in holding.items()}

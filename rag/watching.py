@@ -1,0 +1,97 @@
+"""Keep a library in step with its folders: a sync at once, then one after every change, until told to stop.
+
+Changes that come in quick succession are one sync. Knows the operating system's word that something changed; what
+changed is found out by the sync itself, as always.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import EngineUnavailable, HanpacaError
+from .library import Library
+from .paths import absolute, is_below
+from .readers import is_readable
+from .sync import SyncReport
+
+SETTLED, LONGEST = 400, 5_000
+"""Milliseconds without a change after which a sync begins; and after which one begins in any case."""
+_LOOK = 500
+"""Milliseconds between two looks at `stop`."""
+
+Outcome = SyncReport | HanpacaError
+"""What a sync did, or why it could not: the next change tries again."""
+
+
+def watch(
+    library: Library,
+    paths: Sequence[Path | str],
+    on_sync: Callable[[Outcome], None],
+    stop: threading.Event | None = None,
+    **options: Any,
+) -> None:
+    """Sync `paths` now and after every change below them, until `stop` is set; `options` are those of `Library.sync`.
+
+    Raises what the first sync raises, `EngineUnavailable` where the package watchfiles is missing, and
+    `KeyboardInterrupt` at Ctrl+C: the library is whole then, as after any interrupted sync.
+    """
+    try:
+        import watchfiles
+    except ImportError as error:
+        raise EngineUnavailable(
+            "Watching folders needs the package watchfiles.", 'Install it with: pip install "hanpaca[rag]"'
+        ) from error
+    given = [absolute(path) for path in paths]
+    first = library.sync(given, **options)
+    on_sync(first)
+    changes = watchfiles.watch(
+        *given,
+        watch_filter=lambda _, path: _concerns(library, given, path),
+        debounce=LONGEST,
+        step=SETTLED,
+        rust_timeout=_LOOK,
+        yield_on_timeout=True,
+        stop_event=stop,
+    )
+    watched, failed = False, set(first.failed)
+    for changed in changes:
+        # The first round ends with the watch in place: what changed before that is found now.
+        if changed or not watched:
+            outcome = _again(library, given, options)
+            if isinstance(outcome, HanpacaError) or _is_news(outcome, failed):
+                on_sync(outcome)
+        watched = True
+
+
+def _again(library: Library, paths: Sequence[str], options: dict[str, Any]) -> Outcome:
+    try:
+        return library.sync(paths, **options)
+    except HanpacaError as error:
+        return error
+
+
+def _is_news(report: SyncReport, failed: set[tuple[str, str]]) -> bool:
+    """Whether anything happened; of the files that could not be read, the report keeps those not told before."""
+    known = set(failed)
+    failed.clear()
+    failed.update(report.failed)
+    report.failed = [failure for failure in report.failed if failure not in known]
+    done = (report.added, report.changed, report.renamed, report.removed, report.failed, report.embedded)
+    return any(done)
+
+
+def _concerns(library: Library, given: Sequence[str], path: str) -> bool:
+    """Whether a change of this path can matter: not the library's own files, nothing hidden, a readable type.
+
+    What is gone already may have been a folder.
+    """
+    if is_below(path, library.folder):
+        return False
+    top = max((top for top in given if is_below(path, top)), key=len, default="")
+    parts = Path(path).relative_to(top).parts if top else Path(path).parts[-1:]
+    if any(part.startswith((".", "~$")) for part in parts):
+        return False
+    return path in given or is_readable(Path(path)) or Path(path).is_dir() or not Path(path).exists()
