@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
 from pydantic import BaseModel
 
 from ...core import Completion, Message, Model, Sampling
-from .messages import logprobs_of, response_metadata, to_chunk, to_messages, usage_metadata
+from .messages import as_chunk, logprobs_of, response_metadata, to_chunk, to_messages, usage_metadata
 from .options import ModelOptions
-from .structured import structured
+from .structured import schema_of_format, structured
+from .tools import Tools, bound, read_answer
 
-_Asked = tuple[Model, list[Message], Sampling]
+_Asked = tuple[Model, list[Message], Sampling, bool]
+"""The model, the prompt, the settings, and whether the answer may be a tool call."""
 
 
 class ChatHanpaca(ModelOptions, BaseChatModel):
@@ -29,6 +34,12 @@ class ChatHanpaca(ModelOptions, BaseChatModel):
     Options are the fields of `ModelOptions`; unknown ones raise `BadInput`. A call may give any of the sampling
     settings again, and `model=` for another model.
     """
+
+    streaming: bool = False
+    """Stream inside `invoke` too, so that callbacks see each piece."""
+    tool_calling: bool = False
+    """Allow `bind_tools`. Constrained decoding makes every call valid; that a small model chooses well among tools, or
+    calls one when it should, cannot be promised."""
 
     @property
     def _llm_type(self) -> str:
@@ -41,6 +52,21 @@ class ChatHanpaca(ModelOptions, BaseChatModel):
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return self._traced("chat", stop, kwargs)
 
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        """LangChain's key of a cached answer, with the files of a model that the call names."""
+        key, named = super()._get_llm_string(stop, **kwargs), kwargs.get("model")
+        return key if named is None else f"{key}---{self._known_identity(named)}"
+
+    def _resolve_model_profile(self) -> ModelProfile:
+        """What LangChain plans by; known without loading anything."""
+        calls, constrained = self.tool_calling, self._engine_name() != "transformers"
+        profile = ModelProfile(structured_output=constrained, tool_calling=calls, tool_choice=calls)
+        profile.update(ModelProfile(text_inputs=True, text_outputs=True, image_inputs=False, audio_inputs=False))
+        context = self._known_context()
+        if context is not None:
+            profile["max_input_tokens"] = context
+        return profile
+
     def get_token_ids(self, text: str) -> list[int]:
         """The text's ids by the model's own tokenizer, no BOS."""
         if self.custom_get_token_ids is not None:
@@ -48,8 +74,10 @@ class ChatHanpaca(ModelOptions, BaseChatModel):
         return self._loaded().engine.tokenize(text)
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
-        """Tokens of the whole prompt, the template's included."""
-        return self._loaded().count_tokens(to_messages(messages))
+        """Tokens of the whole prompt, the template's and what is told of `tools` included."""
+        told = Tools.taken_from({"tools": tools}, allowed=self.tool_calling)
+        shown = [told.message()] if told is not None else []
+        return self._loaded().count_tokens([*shown, *to_messages(messages, tools=self.tool_calling)])
 
     def with_structured_output(
         self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
@@ -61,10 +89,30 @@ class ChatHanpaca(ModelOptions, BaseChatModel):
         """
         return structured(self, schema, include_raw=include_raw, **kwargs)
 
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """A runnable that may answer with a call of one of `tools`, if the model was built with `tool_calling=True`.
+
+        `tool_choice`: auto, any (or required), none, or a tool's name. No tools at all is always allowed. Raises
+        `UnsupportedFeature` where `tool_calling` is off.
+        """
+        return bound(self, tools, tool_choice, allowed=self.tool_calling, **kwargs)
+
     def _asked(self, messages: list[BaseMessage], stop: list[str] | None, given: dict[str, Any]) -> _Asked:
         given = {name: value for name, value in given.items() if name != "stream"}
         model = self._loaded(given.pop("model", None))
-        return model, to_messages(messages), self._sampling(stop, **given)
+        tools = Tools.taken_from(given, allowed=self.tool_calling)
+        if "response_format" in given:
+            given["json_schema"] = schema_of_format(given.pop("response_format"))
+        if tools is not None:
+            given["json_schema"] = tools.schema(given.get("json_schema"))
+            return model, [tools.message(), *to_messages(messages, tools=True)], self._sampling(stop, **given), True
+        return model, to_messages(messages, tools=self.tool_calling), self._sampling(stop, **given), False
 
     def _generate(
         self,
@@ -73,8 +121,8 @@ class ChatHanpaca(ModelOptions, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        model, ours, sampling = self._asked(messages, stop, kwargs)
-        return _result(model, model.chat(ours, sampling))
+        model, ours, sampling, tools = self._asked(messages, stop, kwargs)
+        return _result(model, model.chat(ours, sampling), tools)
 
     async def _agenerate(
         self,
@@ -83,8 +131,8 @@ class ChatHanpaca(ModelOptions, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        model, ours, sampling = self._asked(messages, stop, kwargs)
-        return _result(model, await model.achat(ours, sampling))
+        model, ours, sampling, tools = self._asked(messages, stop, kwargs)
+        return _result(model, await model.achat(ours, sampling), tools)
 
     def _stream(
         self,
@@ -93,7 +141,10 @@ class ChatHanpaca(ModelOptions, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        model, ours, sampling = self._asked(messages, stop, kwargs)
+        if kwargs.get("tools"):  # whether it is an answer or a call is known at its end
+            yield as_chunk(self._generate(messages, stop, None, **kwargs))
+            return
+        model, ours, sampling, _ = self._asked(messages, stop, kwargs)
         for delta in model.stream_chat(ours, sampling):
             yield to_chunk(delta, model.name)
 
@@ -104,16 +155,23 @@ class ChatHanpaca(ModelOptions, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        model, ours, sampling = self._asked(messages, stop, kwargs)
-        async for delta in model.astream_chat(ours, sampling):
-            yield to_chunk(delta, model.name)
+        if kwargs.get("tools"):
+            yield as_chunk(await self._agenerate(messages, stop, None, **kwargs))
+            return
+        model, ours, sampling, _ = self._asked(messages, stop, kwargs)
+        async with aclosing(cast(Any, model.astream_chat(ours, sampling))) as deltas:
+            async for delta in deltas:
+                yield to_chunk(delta, model.name)
 
 
-def _result(model: Model, completion: Completion) -> ChatResult:
+def _result(model: Model, completion: Completion, tools: bool = False) -> ChatResult:
     metadata = response_metadata(model.name, completion.finish_reason)
     if completion.logprobs:
         metadata["logprobs"] = {"content": logprobs_of(completion.logprobs)}
-    message = AIMessage(
-        content=completion.text, response_metadata=metadata, usage_metadata=usage_metadata(completion.usage)
-    )
+    usage = usage_metadata(completion.usage)
+    if tools:
+        message = read_answer(completion, metadata)
+        message.usage_metadata = usage
+    else:
+        message = AIMessage(content=completion.text, response_metadata=metadata, usage_metadata=usage)
     return ChatResult(generations=[ChatGeneration(message=message, generation_info=metadata)])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.embeddings import Embeddings
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
+from ...core.adapting import refuse_unknown
 from ...rag.embedding import BUNDLED, Embedder, load_embedder
-from .options import refuse_unknown
 
 
 class HanpacaEmbeddings(BaseModel, Embeddings):
@@ -20,22 +20,30 @@ class HanpacaEmbeddings(BaseModel, Embeddings):
     model: str = BUNDLED
     """The bundled multilingual-e5-small, or any sentence-transformers model by name or folder."""
 
-    _embedder: Embedder | None = PrivateAttr(default=None)
+    _embedder: tuple[str, Embedder] | None = PrivateAttr(default=None)
+    """The model's name, and the model."""
 
     def __init__(self, **values: Any) -> None:
-        refuse_unknown(type(self), values)
+        refuse_unknown(type(self).__name__, values, type(self).model_fields)
         super().__init__(**values)
 
     def __getstate__(self) -> dict[Any, Any]:
         """Everything but the loaded model: a copy in another process loads its own."""
         return {**super().__getstate__(), "__pydantic_private__": {"_embedder": None}}
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """A copy that shares the loaded model, which nothing changes."""
+        memo = {} if memo is None else memo
+        memo[id(self._embedder)] = self._embedder
+        return super().__deepcopy__(memo)
+
     @property
     def embedder(self) -> Embedder:
         """The embedder, loaded at first use."""
-        if self._embedder is None:
-            self._embedder = load_embedder(self.model)
-        return self._embedder
+        loaded = self._embedder
+        if loaded is None or loaded[0] != self.model:
+            loaded = self._embedder = (self.model, load_embedder(self.model))
+        return loaded[1]
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """One vector per passage."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any
+from contextlib import aclosing
+from typing import Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseLLM
@@ -12,8 +14,8 @@ from langchain_core.language_models.base import LangSmithParams
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
 from ...core import Completion, Delta, Message, Model
-from .messages import response_metadata, usage_metadata
-from .options import ModelOptions
+from .messages import logprobs_of, response_metadata, usage_metadata
+from .options import SAMPLING, ModelOptions
 
 
 class HanpacaLLM(ModelOptions, BaseLLM):
@@ -42,6 +44,23 @@ class HanpacaLLM(ModelOptions, BaseLLM):
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
         return self._loaded().engine.tokenize(text)
+
+    def generate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
+        """LangChain's own, whose cache does not look at a call's settings: they become an object's, which it sees."""
+        told, rest = self._told(kwargs)
+        return super(HanpacaLLM, told).generate(prompts, *args, **rest)
+
+    async def agenerate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
+        """As `generate`."""
+        told, rest = self._told(kwargs)
+        return cast(LLMResult, await super(HanpacaLLM, told).agenerate(prompts, *args, **rest))
+
+    def _told(self, given: dict[str, Any]) -> tuple[HanpacaLLM, dict[str, Any]]:
+        """This object with the settings of a call, and what else the call gave."""
+        names = {*SAMPLING, "model"} - {"stop"}  # stop texts are LangChain's own argument, and part of its key
+        settings = {name: given[name] for name in names if given.get(name) is not None}
+        rest = {name: value for name, value in given.items() if name not in names}
+        return (self.model_copy(update=settings) if settings else self), rest
 
     def _wraps(self, model: Model, prompts: Sequence[str]) -> bool:
         """Whether prompts become user turns. Warns about prompts that are templates already."""
@@ -75,7 +94,7 @@ class HanpacaLLM(ModelOptions, BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         model, sampling = self._loaded(kwargs.pop("model", None)), self._sampling(stop, **kwargs)
-        if self._wraps(model, prompts):
+        if await asyncio.to_thread(self._wraps, model, prompts):  # may load the weights
             return _result(model, await model.achat_batch([_turn(prompt) for prompt in prompts], sampling))
         return _result(model, await model.acomplete_batch(prompts, sampling))
 
@@ -103,13 +122,14 @@ class HanpacaLLM(ModelOptions, BaseLLM):
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
         model, sampling = self._loaded(kwargs.pop("model", None)), self._sampling(stop, **kwargs)
-        wraps = self._wraps(model, [prompt])
+        wraps = await asyncio.to_thread(self._wraps, model, [prompt])
         deltas = model.astream_chat(_turn(prompt), sampling) if wraps else model.astream_complete(prompt, sampling)
-        async for delta in deltas:
-            chunk = _chunk(model, delta)
-            if run_manager:
-                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-            yield chunk
+        async with aclosing(cast(Any, deltas)) as open_deltas:
+            async for delta in open_deltas:
+                chunk = _chunk(model, delta)
+                if run_manager:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
 
 
 def _turn(prompt: str) -> list[Message]:
@@ -117,24 +137,25 @@ def _turn(prompt: str) -> list[Message]:
 
 
 def _chunk(model: Model, delta: Delta) -> GenerationChunk:
-    info: dict[str, Any] | None = None
+    info: dict[str, Any] = {}
+    if delta.logprobs:
+        info["logprobs"] = {"content": logprobs_of(delta.logprobs)}
     if delta.finish_reason is not None:
-        info = response_metadata(model.name, delta.finish_reason)
+        info.update(response_metadata(model.name, delta.finish_reason))
         info["usage"] = usage_metadata(delta.usage) if delta.usage else None
-    return GenerationChunk(text=delta.text, generation_info=info)
+    return GenerationChunk(text=delta.text, generation_info=info or None)
 
 
 def _result(model: Model, completions: Sequence[Completion]) -> LLMResult:
-    generations = [
-        [
-            Generation(
-                text=completion.text,
-                generation_info={
-                    **response_metadata(model.name, completion.finish_reason),
-                    "usage": usage_metadata(completion.usage),
-                },
-            )
-        ]
-        for completion in completions
-    ]
-    return LLMResult(generations=list(generations), llm_output={"model_name": model.name})
+    return LLMResult(
+        generations=[[_generation(model, completion)] for completion in completions],
+        llm_output={"model_name": model.name},
+    )
+
+
+def _generation(model: Model, completion: Completion) -> Generation:
+    info = response_metadata(model.name, completion.finish_reason)
+    info["usage"] = usage_metadata(completion.usage)
+    if completion.logprobs:
+        info["logprobs"] = {"content": logprobs_of(completion.logprobs)}
+    return Generation(text=completion.text, generation_info=info)

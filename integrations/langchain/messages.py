@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any, cast
 
-from langchain_core.messages import AIMessageChunk, BaseMessage, ChatMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ChatMessage, ToolMessage
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
-from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from ...core import Delta, Message, Usage
 from ...core.chat import Role
@@ -22,21 +24,37 @@ ROLES = {
     "ai": "assistant",
     "assistant": "assistant",
 }
+REASONING = ("reasoning", "thinking", "redacted_thinking")
 
 
-def to_messages(messages: Iterable[BaseMessage]) -> list[Message]:
-    """Our messages. Raises `UnsupportedFeature` for pictures, sounds, files and tool messages."""
-    return [Message(cast(Role, _role(message)), _text(message)) for message in messages]
+def to_messages(messages: Iterable[BaseMessage], *, tools: bool = False) -> list[Message]:
+    """Our messages. Raises `UnsupportedFeature` for pictures, sounds, files and, unless `tools`, tool messages.
+
+    A tool call is shown as the model wrote it, and a tool's result as a message of the user.
+    """
+    return [_message(message, tools) for message in messages]
+
+
+def _message(message: BaseMessage, tools: bool) -> Message:
+    calls = getattr(message, "tool_calls", None)
+    if not tools and (calls or message.type in ("tool", "function")):
+        raise UnsupportedFeature(
+            "Tool calls are off in this chat model.",
+            "Leave tool messages out, use structured output, or build it with tool_calling=True.",
+        )
+    if calls:
+        said = [json.dumps({"tool": c["name"], "arguments": c["args"]}, ensure_ascii=False) for c in calls]
+        return Message("assistant", "\n".join([*filter(None, [_text(message)]), *said]))
+    if isinstance(message, ToolMessage):
+        name = f" of {message.name}" if message.name else ""
+        return Message("user", f"Result{name}: {_text(message)}")
+    return Message(cast(Role, _role(message)), _text(message))
 
 
 def _role(message: BaseMessage) -> str:
     role = (
         message.role.lower() if isinstance(message, ChatMessage) else message.type.removesuffix("MessageChunk").lower()
     )
-    if role == "tool" or role == "function" or getattr(message, "tool_calls", None):
-        raise UnsupportedFeature(
-            "Tool calls are not supported by this chat model.", "Leave tool messages out, or use structured output."
-        )
     if role not in ROLES:
         raise BadInput(f"{role!r} is not a role this chat model knows.", f"Valid: {', '.join(ROLES)}.")
     return ROLES[role]
@@ -45,11 +63,18 @@ def _role(message: BaseMessage) -> str:
 def _text(message: BaseMessage) -> str:
     if isinstance(message.content, str):
         return message.content
-    for block in message.content:
-        kind = "text" if isinstance(block, str) else str(block.get("type"))
-        if kind != "text":
-            raise UnsupportedFeature(f"This chat model reads text, not {kind!r} content.", "Give text blocks only.")
-    return "".join(block if isinstance(block, str) else str(block["text"]) for block in message.content)
+    return "".join(_text_of(block, message) for block in message.content)
+
+
+def _text_of(block: str | dict[Any, Any], message: BaseMessage) -> str:
+    if isinstance(block, str):
+        return block
+    kind = str(block.get("type"))
+    if kind in REASONING and isinstance(message, AIMessage):
+        return ""  # what another model thought is no part of what it said
+    if kind not in ("text", "text-plain") or not isinstance(block.get("text"), str):
+        raise UnsupportedFeature(f"This chat model reads text, not {kind!r} content.", "Give text blocks only.")
+    return str(block["text"])
 
 
 def usage_metadata(usage: Usage) -> UsageMetadata:
@@ -89,3 +114,21 @@ def to_chunk(delta: Delta, model_name: str) -> ChatGenerationChunk:
         message.usage_metadata = usage_metadata(delta.usage) if delta.usage else None
         message.chunk_position = "last"
     return ChatGenerationChunk(message=message)
+
+
+def as_chunk(result: ChatResult) -> ChatGenerationChunk:
+    """A whole answer, tool calls included, as the only piece of a stream."""
+    message = cast(AIMessage, result.generations[0].message)
+    calls = [
+        tool_call_chunk(name=call["name"], args=json.dumps(call["args"], ensure_ascii=False), id=call["id"], index=at)
+        for at, call in enumerate(message.tool_calls)
+    ]
+    return ChatGenerationChunk(
+        message=AIMessageChunk(
+            content=message.content,
+            tool_call_chunks=calls,
+            response_metadata=message.response_metadata,
+            usage_metadata=message.usage_metadata,
+            chunk_position="last",
+        )
+    )

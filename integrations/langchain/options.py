@@ -6,27 +6,22 @@ by all objects of one process that name the same model.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from typing import Any, Self, cast
 
 from langchain_core.language_models.base import LangSmithParams
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator
 
 from ...core import Model, Sampling, load
-from ...core.errors import BadInput
+from ...core.adapting import refuse_unknown, settled
+from ...core.catalog import resolve, rope_for
+from ...core.errors import HanpacaError
 
 PROVIDER = "hanpaca"
 SAMPLING = Sampling.names()
-
-
-def refuse_unknown(cls: type[BaseModel], values: Mapping[str, Any]) -> None:
-    """Raise `BadInput` for the first name that is no option of `cls`, with near names and the whole list."""
-    valid = sorted(cls.model_fields)
-    for name in sorted(set(values) - set(valid)):
-        near = difflib.get_close_matches(name, valid, n=1)
-        guess = f" Did you mean {near[0]}?" if near else ""
-        raise BadInput(f"{name!r} is not an option of {cls.__name__}.{guess}", f"Valid: {', '.join(valid)}.")
+Key = tuple[str, int | None, str | None, str]
 
 
 class ModelOptions(BaseModel):
@@ -65,18 +60,17 @@ class ModelOptions(BaseModel):
     logprobs: int | None = None
     timeout: float | None = None
 
-    streaming: bool = False
-    """Stream inside `invoke` too, so that callbacks see each piece."""
     max_retries: int | None = None
     """Accepted because every chat model has it. A model on this machine has no connection to retry."""
     api_key: SecretStr | None = None
     """Accepted because every chat model has it. A model on this machine has no use for it."""
 
-    _models: dict[str, Model] = PrivateAttr(default_factory=dict)
+    _models: dict[Key, Model] = PrivateAttr(default_factory=dict)
+    _looked_up: set[Key] = PrivateAttr(default_factory=set)
 
     def __init__(self, *args: Any, **values: Any) -> None:
         # Here and not in a validator: an error of ours stays what it is instead of becoming a ValidationError.
-        refuse_unknown(type(self), values)
+        refuse_unknown(type(self).__name__, values, type(self).model_fields)
         super().__init__(*args, **values)
         self._sampling()
 
@@ -87,7 +81,13 @@ class ModelOptions(BaseModel):
 
     def __getstate__(self) -> dict[Any, Any]:
         """Everything but the loaded model: a copy in another process loads its own."""
-        return {**super().__getstate__(), "__pydantic_private__": {"_models": {}}}
+        return {**super().__getstate__(), "__pydantic_private__": {"_models": {}, "_looked_up": set()}}
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """A copy that loads its own model."""
+        memo = {} if memo is None else memo
+        memo[id(self._models)], memo[id(self._looked_up)] = {}, set()
+        return super().__deepcopy__(memo)
 
     def loaded(self) -> Model:
         """The `hanpaca.Model` of this object. It is loaded at its first use."""
@@ -99,35 +99,92 @@ class ModelOptions(BaseModel):
 
     def _loaded(self, model: str | None = None) -> Model:
         """The model of this object, or the one a call names instead."""
-        name = model or self.model
-        if name not in self._models:
+        key = self._key(model)
+        if key not in self._models:
             options = dict(self.load_options)
             if self.context is not None:
                 options["context"] = self.context
-            self._models[name] = load(name, system_prompt=self.system_prompt, **options)
-        return self._models[name]
+            # Nothing heavy yet: of two threads that come here at once the first one's model serves both.
+            self._models.setdefault(key, load(model or self.model, system_prompt=self.system_prompt, **options))
+        return self._models[key]
+
+    def _key(self, model: str | None = None) -> Key:
+        """All that decides which model is loaded. Copies share what is loaded, and may differ in any of it."""
+        return (model or self.model, self.context, self.system_prompt, repr(sorted(self.load_options.items())))
+
+    async def agenerate(self, *args: Any, **kwargs: Any) -> Any:
+        """LangChain's own; what it asks on the event loop (`_identifying_params`) is looked up before, off it."""
+        await self._ready(kwargs.get("model"))
+        return await cast(Any, super()).agenerate(*args, **kwargs)
+
+    async def astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """LangChain's own, with the model looked up off the event loop."""
+        await self._ready(kwargs.get("model"))
+        async with aclosing(cast(Any, super()).astream(*args, **kwargs)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _ready(self, model: str | None = None) -> None:
+        """Look the model up off the event loop: the first look at a packaged one may take seconds."""
+        if self._key(model) not in self._looked_up:
+            with suppress(HanpacaError, OSError):  # the call itself meets it again, and callbacks hear of it
+                await asyncio.to_thread(self._look_up, model)
+
+    def _look_up(self, model: str | None = None) -> Model:
+        """The model, its files found and its identity known."""
+        found = self._loaded(model)
+        assert found.identity
+        self._looked_up.add(self._key(model))
+        return found
 
     def _sampling(self, stop: Sequence[str] | None = None, **settings: Any) -> Sampling:
         """The constructor's settings, then the call's; stop texts of both. Raises `BadInput` on an unknown one."""
-        chosen = {name: value for name in SAMPLING if (value := getattr(self, name)) is not None}
-        chosen.update({name: value for name, value in settings.items() if name not in SAMPLING or value is not None})
-        both = [*(self.stop or ()), *([stop] if isinstance(stop, str) else stop or ())]
-        return Sampling.of({**chosen, "stop": tuple(dict.fromkeys(both))})
+        return settled({name: getattr(self, name) for name in SAMPLING}, stop, settings)
+
+    def _known_context(self) -> int | None:
+        """The window in tokens, as far as it is known without loading: by name, or from the files' headers."""
+        try:
+            return self.context or rope_for(self.model).native_context
+        except HanpacaError:
+            return None
+
+    def _engine_name(self) -> str | None:
+        """Which engine will run the model; None where it is not on this machine."""
+        try:
+            return resolve(self.model).engine
+        except HanpacaError:
+            return None
 
     def _identity(self, model: str | None = None) -> dict[str, Any]:
         """Everything that can change an answer: files, adapters, template, context and sampling."""
-        sampling = self._sampling()
+        sampling: Sampling | ModelOptions = self
+        with suppress(HanpacaError):  # the call itself raises it, where callbacks hear of it
+            sampling = self._sampling()
         return {
             "model": model or self.model,
-            "identity": self._loaded(model).identity,
+            "identity": self._known_identity(model),
             # Not as "stop": LangChain replaces that entry by the call's own, and two models would share an answer.
             "stop_texts": sampling.stop,
             **{name: getattr(sampling, name) for name in SAMPLING if name != "stop"},
         }
 
+    def _known_identity(self, model: str | None = None) -> str | None:
+        """The model's files and options in one line; None where there is no such model.
+
+        LangChain asks before any callback hears of the call: an error must come from the call itself.
+        """
+        try:
+            return self._loaded(model).identity
+        except (HanpacaError, OSError):
+            return None
+
     def _traced(self, kind: str, stop: list[str] | None, given: Mapping[str, Any]) -> LangSmithParams:
         """What LangSmith shows of a call."""
-        sampling = self._sampling(stop, **{name: given[name] for name in SAMPLING if name in given and name != "stop"})
+        settings = {name: given[name] for name in SAMPLING if name in given and name != "stop"}
+        try:
+            sampling = self._sampling(stop, **settings)
+        except HanpacaError:  # the call itself raises it, where callbacks hear of it
+            sampling = Sampling()
         traced = LangSmithParams(
             ls_provider=PROVIDER,
             ls_model_name=str(given.get("model") or self.model),

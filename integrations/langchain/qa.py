@@ -6,41 +6,50 @@ tracing, caches and rate limits see every call.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing
 from typing import Any
 
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_messages
+from langchain_core.messages import convert_to_messages
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableGenerator
 from langchain_core.runnables.utils import AddableDict
 
-from ...core import Completion, Delta, Message, Sampling, Usage
+from ...core import Message
 from ...core.errors import BadInput
 from ...rag import Answer, AnswerDelta, astream_answer, stream_answer
-from ...rag.answering import Event
+from ...rag.answers import Event
 from .chat import ChatHanpaca
 from .messages import to_messages
 from .retriever import HanpacaRetriever, to_document
+from .through import ThroughLangChain, stoppable
 
 INPUT = ("question", "history")
 
 
 def question_answering(
-    retriever: HanpacaRetriever, chat: ChatHanpaca | None, *, mode: str = "auto", abstain: bool = True
+    retriever: HanpacaRetriever, chat: ChatHanpaca | None = None, *, mode: str = "auto", abstain: bool = True
 ) -> Runnable[str | dict[str, Any], dict[str, Any]]:
     """A chain from a question to a dict: `answer`, `sources`, `context`, `notes`, `mode`, `refused`.
 
     The input is a question, or a dict with `question` and `history` (LangChain messages). `sources` are dicts with
     `number`, `file`, `page`, `line`, `quote`, `start` and `end`; `context` holds the passages as documents. Streamed,
     pieces of `answer` come first and everything else in the last chunk. `chat` None answers by quoting; `mode` is one
-    of auto, stuff, refine, map_reduce, extract; `abstain` refuses questions that the library does not answer.
+    of auto, stuff, refine, map_reduce, extract; `abstain` refuses questions that the library does not answer. Raises
+    `BadInput` for a retriever that does not search both ways: answers are looked for by keywords and vectors.
     """
 
-    def options(given: str | Mapping[str, Any], config: RunnableConfig | None) -> dict[str, Any]:
+    _refuse_mode(retriever)
+
+    def options(
+        given: str | Mapping[str, Any], config: RunnableConfig | None, loop: asyncio.AbstractEventLoop | None = None
+    ) -> dict[str, Any]:
         question, history = _question(given)
+        _refuse_mode(retriever)
         return {
             "library": retriever.opened,
-            "model": ThroughLangChain(chat, config) if chat is not None else None,
+            "model": ThroughLangChain(chat, config, loop) if chat is not None else None,
             "question": question,
             "history": history,
             "mode": mode,
@@ -57,61 +66,23 @@ def question_answering(
     async def atransform(
         inputs: AsyncIterator[Any], config: RunnableConfig | None = None
     ) -> AsyncIterator[AddableDict]:
-        given = _whole([part async for part in inputs])
-        async for event in astream_answer(**options(given, config)):
-            yield _chunk(event)
+        # Opening the library may load the embedder: that happens off the event loop.
+        whole = _whole([part async for part in inputs])
+        given = await asyncio.to_thread(options, whole, config, asyncio.get_running_loop())
+        stop = given["model"].stop if given["model"] is not None else None
+        async with aclosing(stoppable(astream_answer(**given), stop)) as events:
+            async for event in events:
+                yield _chunk(event)
 
     return RunnableGenerator(transform, atransform, name="question_answering")
 
 
-class ThroughLangChain:
-    """A `ChatHanpaca` as the chat model that `hanpaca.rag` asks; each call goes through LangChain with its config."""
-
-    def __init__(self, chat: ChatHanpaca, config: RunnableConfig | None) -> None:
-        self._chat, self._config = chat, config
-        self._model = chat.loaded()
-        self.name, self.kind, self.languages = self._model.name, self._model.kind, self._model.languages
-
-    @property
-    def context_length(self) -> int:
-        return self._model.context_length
-
-    def count_tokens(self, text: str | Sequence[Message]) -> int:
-        return self._model.count_tokens(text)
-
-    def chat(self, messages: Sequence[Message], sampling: Sampling | None = None) -> Completion:
-        return _completion(self._chat.invoke(_theirs(messages), self._config, **_settings(sampling)))
-
-    def chat_batch(
-        self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None
-    ) -> list[Completion]:
-        asked = [_theirs(messages) for messages in conversations]
-        return [_completion(said) for said in self._chat.batch(list(asked), self._config, **_settings(sampling))]
-
-    def stream_chat(self, messages: Sequence[Message], sampling: Sampling | None = None) -> Iterator[Delta]:
-        for chunk in self._chat.stream(_theirs(messages), self._config, **_settings(sampling)):
-            reason = chunk.response_metadata.get("finish_reason")
-            yield Delta(chunk.text, reason, _usage(chunk) if reason else None)
-
-
-def _settings(sampling: Sampling | None) -> dict[str, Any]:
-    given = {name: getattr(sampling, name) for name in Sampling.names()} if sampling else {}
-    return {name: list(value) if name == "stop" else value for name, value in given.items() if value is not None}
-
-
-def _theirs(messages: Sequence[Message]) -> list[BaseMessage]:
-    return convert_to_messages([{"role": message.role, "content": message.content} for message in messages])
-
-
-def _usage(message: AIMessage | AIMessageChunk) -> Usage:
-    told = message.usage_metadata
-    if told is None:
-        return Usage()
-    return Usage(told["input_tokens"], told["output_tokens"], told.get("input_token_details", {}).get("cache_read", 0))
-
-
-def _completion(message: AIMessage) -> Completion:
-    return Completion(message.text, str(message.response_metadata["finish_reason"]), _usage(message))
+def _refuse_mode(retriever: HanpacaRetriever) -> None:
+    if retriever.mode != "hybrid":
+        raise BadInput(
+            f"Questions are answered by hybrid search, and this retriever's mode is {retriever.mode!r}.",
+            'Give question_answering a retriever with mode="hybrid".',
+        )
 
 
 def _whole(parts: list[Any]) -> Any:

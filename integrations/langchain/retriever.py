@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field, PrivateAttr
 
+from ...core.adapting import refuse_unknown
 from ...rag import Filters, Hit, Library
-from .options import refuse_unknown
 
 
 class HanpacaRetriever(BaseRetriever):
@@ -36,27 +37,36 @@ class HanpacaRetriever(BaseRetriever):
     embedder: str | None = None
     """The embedding model; None is the one that the library was made with."""
 
-    _opened: Library | None = PrivateAttr(default=None)
+    _opened: tuple[tuple[Path, str | None], Library] | None = PrivateAttr(default=None)
+    """The folder and the embedder, and the library opened with them."""
 
     def __init__(self, *args: Any, **values: Any) -> None:
-        refuse_unknown(type(self), values)
+        refuse_unknown(type(self).__name__, values, type(self).model_fields)
         given = values.get("library")
         if isinstance(given, Library):
             values["library"] = given.folder
         super().__init__(*args, **values)
         if isinstance(given, Library):
-            self._opened = given
+            self._opened = ((self.library, self.embedder), given)
 
     def __getstate__(self) -> dict[Any, Any]:
         """Everything but the open library: a copy in another process opens its own."""
         return {**super().__getstate__(), "__pydantic_private__": {"_opened": None}}
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """A copy that shares the open library."""
+        memo = {} if memo is None else memo
+        memo[id(self._opened)] = self._opened
+        return super().__deepcopy__(memo)
+
     @property
     def opened(self) -> Library:
         """The library, opened at first use. Raises `BadInput` where there is none."""
-        if self._opened is None:
-            self._opened = Library.open(self.library.expanduser(), embedder=self.embedder, create=False)
-        return self._opened
+        opened, wanted = self._opened, (Path(self.library), self.embedder)
+        if opened is None or opened[0] != wanted:
+            library = Library.open(wanted[0].expanduser(), embedder=self.embedder, create=False)
+            opened = self._opened = (wanted, library)
+        return opened[1]
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **changed: Any
@@ -66,11 +76,13 @@ class HanpacaRetriever(BaseRetriever):
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **changed: Any
     ) -> list[Document]:
-        return [to_document(hit) for hit in await self.opened.asearch(query, **self._search(changed))]
+        # Opening the library may load the embedder: that too happens off the event loop.
+        options = self._search(changed)
+        return await asyncio.to_thread(lambda: [to_document(hit) for hit in self.opened.search(query, **options)])
 
     def _search(self, changed: dict[str, Any]) -> dict[str, Any]:
         own = {"k": self.k, "mode": self.mode, "filters": self.filters}
-        refuse_unknown(type(self), {name: value for name, value in changed.items() if name not in own})
+        refuse_unknown(f"one call of {type(self).__name__}", changed, own)
         return {**own, **changed}
 
 

@@ -17,6 +17,7 @@ from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, Runn
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from typing_extensions import is_typeddict
 
 from ...core.errors import BadInput
 
@@ -37,9 +38,10 @@ def structured(
         raise BadInput(f"{sorted(unknown)[0]!r} is not an option here.", "Valid: include_raw, method, strict.")
     if method not in METHODS:
         raise BadInput(f"{method!r} is not a method here.", f"Valid: {', '.join(METHODS)}.")
-    wanted = convert_to_json_schema(schema)
-    told = {"kwargs": {"method": method}, "schema": wanted}
-    bound = chat.bind(json_schema=json_schema_of(schema), ls_structured_output_format=told)
+    wanted = json_schema_of(schema)
+    shown = {"title": "Answer", **schema} if wanted is schema else convert_to_json_schema(schema)
+    told = {"kwargs": {"method": method}, "schema": shown}
+    bound = chat.bind(json_schema=wanted, ls_structured_output_format=told)
     read = RunnableLambda(lambda message: _read(cast(AIMessage, message), schema))
     if not include_raw:
         return cast("Runnable[LanguageModelInput, dict[str, Any] | BaseModel]", bound | read)
@@ -52,13 +54,51 @@ def structured(
 
 
 def json_schema_of(schema: dict[str, Any] | type) -> dict[str, Any]:
-    """The JSON schema that an answer must match: what the class says of itself, or the dict without its name."""
+    """The JSON schema that an answer must match: what the class says of itself, or the dict.
+
+    A dict that describes a function stands for its parameters. Raises `BadInput` for anything else.
+    """
+    if isinstance(schema, dict) and not _describes_function(schema):
+        return schema
     if isinstance(schema, type) and is_basemodel_subclass(schema):
         if issubclass(schema, BaseModel):
             return schema.model_json_schema()
         return cast("dict[str, Any]", cast(Any, schema).schema())  # Pydantic 1
-    described = convert_to_json_schema(schema)
+    if not isinstance(schema, dict) and not is_typeddict(schema):
+        raise BadInput(f"{schema!r} is not a schema here.", "Give a Pydantic class, a TypedDict or a JSON schema.")
+    try:
+        described = convert_to_json_schema(schema)
+    except (ValueError, KeyError, TypeError) as error:  # what LangChain says of a function it cannot read
+        raise BadInput(f"{schema!r} is not a schema: {error}.", "Give a JSON schema with a type.") from error
     return {key: value for key, value in described.items() if key not in ("title", "description")}
+
+
+def _describes_function(schema: dict[str, Any]) -> bool:
+    """Whether it is a function as OpenAI, Anthropic or Bedrock describe one."""
+    return isinstance(schema.get("name"), str) or "toolSpec" in schema or schema.get("type") == "function"
+
+
+def schema_of_format(response_format: Any) -> dict[str, Any] | None:
+    """The JSON schema of an OpenAI-style `response_format`, which agents send. Raises `BadInput` on another form."""
+    kind = response_format.get("type") if isinstance(response_format, dict) else None
+    if kind == "json_schema" and isinstance(response_format.get("json_schema"), dict):
+        schema = response_format["json_schema"].get("schema")
+        if isinstance(schema, dict):
+            return schema
+    if kind == "json_object":
+        return {"type": "object"}
+    if kind == "text":
+        return None
+    raise BadInput(f"{response_format!r} is not a response_format.", "Valid types: json_schema, json_object, text.")
+
+
+def _is_cut(text: str) -> bool:
+    """Whether it is no whole JSON text."""
+    try:
+        json.loads(text)
+    except json.JSONDecodeError:
+        return True
+    return False
 
 
 def _read(message: AIMessage, schema: dict[str, Any] | type) -> Any:
@@ -72,4 +112,8 @@ def _read(message: AIMessage, schema: dict[str, Any] | type) -> Any:
             return cast(Any, schema).parse_obj(json.loads(text))  # Pydantic 1
         return json.loads(text)
     except (json.JSONDecodeError, ValidationError) as error:
+        if _is_cut(text):
+            raise OutputParserException(
+                "The answer was cut off by a stop text. Leave it out of a structured answer.", llm_output=text
+            ) from error
         raise OutputParserException(f"The answer does not match the schema: {error}", llm_output=text) from error

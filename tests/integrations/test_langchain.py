@@ -180,7 +180,7 @@ def test_cache_keys_differ_when_anything_differs(changed: dict[str, Any]) -> Non
 def test_a_cached_answer_asks_no_model() -> None:
     model = chat(cache=InMemoryCache())
     first = model.invoke("hello")
-    model._models["smollm2"].close()
+    model.loaded().close()
     assert model.invoke("hello").text == first.text
 
 

@@ -64,6 +64,52 @@ class TestChatIntegration(ChatModelIntegrationTests):
         return "smollm2:Q4_1"
 
 
+@pytest.mark.slow
+class TestChatOnTransformers(TestChatIntegration):
+    """The same suite on the PyTorch engine, over a checkpoint written from SmolLM2's GGUF file.
+
+    Without structured output: that engine refuses schemas, since it cannot hold an answer to one.
+    """
+
+    folder: Path
+
+    @pytest.fixture(scope="class", autouse=True)
+    def checkpoint(self, tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> None:
+        type(self).folder = write_smollm2(tmp_path_factory.mktemp("checkpoint"), smollm2)
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {"model": str(self.folder), "temperature": 0, "max_tokens": 100}
+
+    @property
+    def model_override_value(self) -> str:
+        return f"{self.folder}/"
+
+    @property
+    def has_structured_output(self) -> bool:
+        return False
+
+    @property
+    def supports_json_mode(self) -> bool:
+        return False
+
+
+def write_smollm2(folder: Path, gguf: Path) -> Path:
+    """SmolLM2 as a Hugging Face checkpoint in F32."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    dequantized = GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=dequantized
+    )
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    return folder
+
+
 class TestEmbeddingsUnit(EmbeddingsUnitTests):
     @property
     def embeddings_class(self) -> type[HanpacaEmbeddings]:

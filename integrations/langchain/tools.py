@@ -1,0 +1,125 @@
+"""Tool calls by constrained decoding: every call names a tool that exists, with arguments that match its schema.
+
+What it cannot do is make a small model choose well; that is why `ChatHanpaca` has it off unless asked for. Knows no
+model.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.exceptions import OutputParserException
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage
+from langchain_core.messages.tool import tool_call
+from langchain_core.runnables import Runnable
+from langchain_core.utils.function_calling import convert_to_openai_tool
+
+from ...core import Completion, Message
+from ...core.errors import BadInput, UnsupportedFeature
+
+CHOICES = ("auto", "any", "required", "none")
+
+
+def bound(
+    chat: BaseChatModel, tools: Sequence[Any], tool_choice: str | None, *, allowed: bool, **kwargs: Any
+) -> Runnable[LanguageModelInput, AIMessage]:
+    """`chat` with `tools`; see `ChatHanpaca.bind_tools`."""
+    if not tools or tool_choice == "none":
+        return chat.bind(**kwargs)
+    told = Tools.of(tools, tool_choice, allowed=allowed)
+    return chat.bind(tools=list(told.functions), tool_choice=told.choice, **kwargs)
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The tools of one call, as OpenAI describes functions, and which of them may or must be called."""
+
+    functions: Sequence[dict[str, Any]]
+    choice: str
+
+    @classmethod
+    def of(cls, tools: Sequence[Any], choice: Any = None, *, allowed: bool) -> Tools:
+        """Tools of any form that LangChain reads. Raises `UnsupportedFeature` unless `allowed`, and `BadInput`."""
+        if not allowed:
+            raise UnsupportedFeature(
+                "Tool calls are off: every call would be valid, but a small model's choice among tools cannot be "
+                "promised.",
+                "Build the model with tool_calling=True if that will do, or use with_structured_output.",
+            )
+        try:
+            functions = [convert_to_openai_tool(tool)["function"] for tool in tools]
+        except (ValueError, KeyError, TypeError) as error:  # what LangChain says of a tool it cannot read
+            raise BadInput(f"A tool cannot be read: {error}.", "Give a function, a tool, or OpenAI's form.") from error
+        names = [function["name"] for function in functions]
+        if isinstance(choice, dict):  # OpenAI's form
+            choice = (choice.get("function") or choice).get("name", choice)
+        if choice not in (None, *CHOICES, *names):
+            raise BadInput(f"{choice!r} is not a tool_choice.", f"Valid: {', '.join([*CHOICES, *names])}.")
+        return cls(functions, choice or "auto")
+
+    @classmethod
+    def taken_from(cls, given: dict[str, Any], *, allowed: bool) -> Tools | None:
+        """The tools among a call's settings, which they leave; None where there are none to call."""
+        tools, choice = given.pop("tools", None), given.pop("tool_choice", None)
+        return cls.of(tools, choice, allowed=allowed) if tools and choice != "none" else None
+
+    @property
+    def offered(self) -> list[dict[str, Any]]:
+        """The tools that may be called."""
+        chosen = [function for function in self.functions if function["name"] == self.choice]
+        return chosen or list(self.functions)
+
+    def schema(self, answer: Any = None) -> dict[str, Any]:
+        """What the model may write: a call, or (unless a call is forced) an answer that matches the schema `answer`."""
+        forms = [
+            _object(
+                tool={"const": function["name"]},
+                arguments=function.get("parameters") or {"type": "object", "properties": {}},
+            )
+            for function in self.offered
+        ]
+        if self.choice == "auto":
+            forms.append(_object(answer=answer or {"type": "string"}))
+        return {"anyOf": forms} if len(forms) > 1 else forms[0]
+
+    def message(self) -> Message:
+        """What the model is told of them."""
+        shown = [json.dumps(function, ensure_ascii=False) for function in self.offered]
+        forms = '{"tool": NAME, "arguments": {…}} to call one'
+        if self.choice == "auto":
+            forms += ', or {"answer": …} to answer'
+        return Message("system", "\n".join(["You have these tools:", *shown, f"Write {forms}."]))
+
+
+def read_answer(completion: Completion, metadata: dict[str, Any]) -> AIMessage:
+    """The message that a constrained answer stands for. Raises `OutputParserException` where it was cut off."""
+    if completion.finish_reason == "length":
+        raise OutputParserException(
+            "The tool call was cut off by max_tokens. Allow more tokens.", llm_output=completion.text
+        )
+    try:
+        said = json.loads(completion.text)
+    except json.JSONDecodeError as error:
+        raise OutputParserException(
+            "The tool call was cut off by a stop text. Leave it out where tools are called.", llm_output=completion.text
+        ) from error
+    if "answer" in said:
+        answer = said["answer"]
+        text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+        return AIMessage(content=text, response_metadata=metadata)
+    call = tool_call(name=said["tool"], args=said["arguments"], id=f"call_{uuid.uuid4().hex}")
+    return AIMessage(content="", tool_calls=[call], response_metadata={**metadata, "finish_reason": "tool_calls"})
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }

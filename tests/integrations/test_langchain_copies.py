@@ -1,0 +1,150 @@
+"""What a copied or changed LangChain object answers with, and what the event loop waits for while it loads."""
+
+import asyncio
+import copy
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.documents import Document
+from loops import EXACT, chatml_model, ticking
+
+from hanpaca.core import tuning
+from hanpaca.core.errors import BadInput
+from hanpaca.integrations.langchain import (
+    ChatHanpaca,
+    HanpacaEmbeddings,
+    HanpacaLLM,
+    HanpacaRetriever,
+    document_summary,
+    question_answering,
+)
+from hanpaca.rag import Library
+
+KINDS = pytest.mark.parametrize("kind", [ChatHanpaca, HanpacaLLM])
+QUESTION = "What load does a llama carry?"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return chatml_model(tmp_path_factory.mktemp("tiny") / "chatml.gguf")
+
+
+def build(kind: type[Any], file: Path, **options: Any) -> Any:
+    return kind(**{"model": str(file), "temperature": 0, "max_tokens": 8, "load_options": EXACT, **options})
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    places = []
+    for text in ("A llama carries a load of thirty kilograms.", "A llama eats grass."):
+        folder, place = tmp_path_factory.mktemp("documents"), tmp_path_factory.mktemp("library")
+        (folder / "llamas.txt").write_text(text, encoding="utf-8")
+        with Library.open(place) as library:
+            library.sync([folder])
+        places.append(place)
+    return places
+
+
+def slow(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    done: Callable[..., Any] = getattr(owner, name)
+
+    def slowly(*given: Any, **options: Any) -> Any:
+        time.sleep(0.7)
+        return done(*given, **options)
+
+    monkeypatch.setattr(owner, name, slowly)
+
+
+@KINDS
+def test_a_copy_with_other_options_is_another_model(kind: type[Any], tiny: Path) -> None:
+    model = build(kind, tiny)
+    model.invoke("the tea")
+    other = model.model_copy(update={"system_prompt": "Be a pirate.", "context": 512})
+    assert other.loaded().context_length == 512
+    assert "Be a pirate." in other.loaded().identity
+    assert other.dict() != model.dict()  # what the caches look at
+    same = model.model_copy(update={"seed": 3})
+    assert same.loaded() is model.loaded()
+
+
+@KINDS
+def test_an_option_assigned_after_a_call_counts(kind: type[Any], tiny: Path) -> None:
+    model = build(kind, tiny)
+    model.invoke("the tea")
+    model.system_prompt, model.context = "Be a pirate.", 512
+    assert model.loaded().context_length == 512
+    assert "Be a pirate." in model.loaded().identity
+    model.load_options = {**EXACT, "alpha": 2.0}
+    assert "alpha" in model.loaded().identity
+
+
+@KINDS
+def test_a_deep_copy_loads_its_own(kind: type[Any], tiny: Path) -> None:
+    model = build(kind, tiny)
+    text = getattr(model.invoke("the tea"), "text", None) or model.invoke("the tea")
+    other = copy.deepcopy(model)
+    assert other.loaded() is not model.loaded()
+    said = other.invoke("the tea")
+    assert getattr(said, "text", said) == text
+
+
+def test_embeddings_follow_their_model() -> None:
+    embeddings = HanpacaEmbeddings()
+    expected = embeddings.embed_query("a")
+    assert copy.deepcopy(embeddings).embed_query("a") == expected
+    other = embeddings.model_copy(update={"model": "no-such-model"})
+    with pytest.raises(Exception, match="no-such-model"):
+        other.embed_query("a")
+    embeddings.model = "no-such-model"
+    with pytest.raises(Exception, match="no-such-model"):
+        embeddings.embed_query("a")
+
+
+def test_a_retriever_follows_its_folder(libraries: list[Path]) -> None:
+    retriever = HanpacaRetriever(library=libraries[0], mode="keywords")
+    assert "thirty" in retriever.invoke("llama")[0].page_content
+    assert "thirty" in copy.deepcopy(retriever).invoke("llama")[0].page_content
+    assert "grass" in retriever.model_copy(update={"library": libraries[1]}).invoke("llama")[0].page_content
+    retriever.library = libraries[1]
+    assert "grass" in retriever.invoke("llama")[0].page_content
+
+
+async def test_question_answering_opens_its_library_off_the_loop(
+    libraries: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow(monkeypatch, Library, "open")
+    async with ticking() as ticks:
+        await question_answering(HanpacaRetriever(library=libraries[0])).ainvoke(QUESTION)
+    assert ticks.longest < 0.4
+
+
+def test_question_answering_refuses_a_retriever_that_searches_one_way(libraries: list[Path]) -> None:
+    with pytest.raises(BadInput, match="hybrid"):
+        question_answering(HanpacaRetriever(library=libraries[0], mode="keywords"))
+    retriever = HanpacaRetriever(library=libraries[0])
+    chain = question_answering(retriever)
+    retriever.mode = "vectors"
+    with pytest.raises(BadInput, match="hybrid"):
+        chain.invoke(QUESTION)
+
+
+@KINDS
+async def test_calls_that_overlap_while_it_loads_do_not_hold_the_loop(
+    kind: type[Any], tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow(monkeypatch, tuning, "prepare")
+    model = build(kind, tiny, max_tokens=1)
+    async with ticking() as ticks:
+        first = asyncio.create_task(model.ainvoke("the tea"))
+        await asyncio.sleep(0.1)
+        await model.ainvoke("the tea")
+        await first
+    assert ticks.longest < 0.4
+
+
+def test_a_summary_of_documents_that_do_not_say_where_they_are(tiny: Path) -> None:
+    document = Document("A llama eats grass.", metadata={"source": "a.pdf", "line": None, "start": None})
+    assert document_summary().invoke([document])["summary"]

@@ -1,0 +1,391 @@
+"""The LangChain models on tiny F32 files, where answers are exact; caches, limits, stops, traces."""
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gguf_files import write_gguf
+from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.rate_limiters import BaseRateLimiter
+from langchain_core.tools import tool
+from loops import ENDLESS, EXACT, chatml_model, chinese_model, crowd, stops_soon, ticking, wire
+
+from hanpaca.core.errors import BadInput, ContextOverflow, TimedOut, UnsupportedFeature
+from hanpaca.integrations.langchain import ChatHanpaca, HanpacaLLM
+
+USUAL = {"temperature": 0, "max_tokens": 24, "load_options": EXACT}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return chatml_model(tmp_path_factory.mktemp("tiny") / "chatml.gguf")
+
+
+@pytest.fixture
+def chat(tiny: Path) -> Callable[..., ChatHanpaca]:
+    return lambda **options: ChatHanpaca(**{"model": str(tiny), **USUAL, **options})
+
+
+@pytest.fixture
+def llm(tiny: Path) -> Callable[..., HanpacaLLM]:
+    return lambda **options: HanpacaLLM(**{"model": str(tiny), **USUAL, **options})
+
+
+Chat = Callable[..., ChatHanpaca]
+Text = Callable[..., HanpacaLLM]
+QUESTIONS: list[Any] = ["the tea " * (number + 1) for number in range(8)]
+VARIED = {"temperature": 1.0, "seed": 1, "logit_bias": ENDLESS}
+
+
+# -- batches --------------------------------------------------------------------------------------------------------
+
+
+async def test_eight_at_once_equal_eight_alone(chat: Chat, llm: Text) -> None:
+    model, text_model = chat(**VARIED), llm(**VARIED)
+    alone = [model.invoke(question).text for question in QUESTIONS]
+    assert len(set(alone)) > 1
+    assert [answer.text for answer in await model.abatch(QUESTIONS)] == alone
+    assert [answer.text for answer in model.batch(QUESTIONS)] == alone
+    assert await text_model.abatch(QUESTIONS) == alone
+    assert text_model.batch(QUESTIONS) == alone
+
+
+async def test_batches_are_together_and_max_concurrency_is_kept(
+    chat: Chat, llm: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, text_model = chat(**VARIED), llm(**VARIED)
+    counted = crowd(model.loaded().engine, monkeypatch)
+    await model.abatch(QUESTIONS)
+    assert counted.most > 2
+    counted.most = 0
+    await model.abatch(QUESTIONS, {"max_concurrency": 2})
+    model.batch(QUESTIONS, {"max_concurrency": 2})
+    assert counted.most <= 2
+    counted = crowd(text_model.loaded().engine, monkeypatch)
+    text_model.batch(QUESTIONS)
+    assert counted.most > 2
+
+
+def test_two_objects_share_the_weights(chat: Chat, llm: Text) -> None:
+    assert chat().loaded().engine._shared is llm(seed=3).loaded().engine._shared  # type: ignore[attr-defined]
+
+
+# -- stops ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_chinese_stop_text_over_several_tokens_never_shows(tmp_path: Path, data: Path) -> None:
+    file = chinese_model(tmp_path / "zh.gguf", data)
+    options = {"model": str(file), **USUAL, "max_tokens": 80, "logit_bias": ENDLESS}
+    for model in (ChatHanpaca(**options), HanpacaLLM(**options)):
+        whole = model.invoke("你好")
+        text = whole if isinstance(whole, str) else whole.text
+        stop = text[40:48]
+        assert len(model.loaded().engine.tokenize(stop)) > 1
+        assert any("\u4e00" <= character <= "\u9fff" for character in stop)
+        expected = text[: text.index(stop)]
+        pieces = [p if isinstance(p, str) else p.text for p in model.stream("你好", stop=[stop])]
+        assert "".join(pieces) == expected
+        pieces = [p if isinstance(p, str) else p.text async for p in model.astream("你好", stop=[stop])]
+        assert "".join(pieces) == expected
+        stopped = await model.ainvoke("你好", stop=[stop])
+        assert (stopped if isinstance(stopped, str) else stopped.text) == expected
+
+
+async def test_stop_texts_of_constructor_and_call_both_stop(llm: Text) -> None:
+    options = {"logit_bias": ENDLESS, "max_tokens": 80}
+    text = llm(**options).invoke("the tea")
+    first, second = re.findall(r"[!-~]{3,}", text)[:2]
+    model = llm(stop=[second], **options)
+    assert model.invoke("the tea") == text[: text.index(second)]
+    assert model.invoke("the tea", stop=[first]) == text[: text.index(first)]
+    assert await model.ainvoke("the tea", stop=["no such text"], seed=1) == text[: text.index(second)]
+
+
+# -- asynchronous ---------------------------------------------------------------------------------------------------
+
+
+async def test_the_loop_keeps_ticking_while_a_model_loads(tmp_path: Path, data: Path) -> None:
+    for number, kind in enumerate((ChatHanpaca, HanpacaLLM)):
+        file = chinese_model(tmp_path / f"{number}.gguf", data)
+        async with ticking() as ticks:
+            await kind(**{"model": str(file), **USUAL}).ainvoke("你好", max_tokens=1)
+            await asyncio.sleep(0.1)
+        assert ticks.steady
+
+
+@pytest.mark.usefixtures("smollm2")
+@pytest.mark.parametrize("kind", [ChatHanpaca, HanpacaLLM])
+async def test_whoever_leaves_stops_the_model(kind: type[Any]) -> None:
+    model = kind(model="smollm2", context=8192, max_tokens=4000, logit_bias=ENDLESS, load_options={"threads": 1})
+    await model.ainvoke("hello", max_tokens=1)
+
+    async def read() -> None:
+        async for _ in model.astream("Write a very long story."):
+            pass
+
+    for work in (model.ainvoke("Write a very long story."), model.abatch(["a", "b"]), read()):
+        task = asyncio.ensure_future(work)
+        await asyncio.sleep(0.5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await stops_soon(model.loaded().engine)
+    for _ in model.stream("Write a very long story."):
+        break
+    assert await stops_soon(model.loaded().engine)
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(model.ainvoke("Write a very long story."), 0.5)
+    assert await stops_soon(model.loaded().engine)
+
+
+# -- prompts --------------------------------------------------------------------------------------------------------
+
+
+def test_one_bos_on_the_wire(chat: Chat, llm: Text, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = HanpacaLLM(**{"model": str(write_gguf(tmp_path / "base.gguf", context=1024)), **USUAL})
+    for model in (chat(), llm(), llm(raw=True), base):
+        engine = model.loaded().engine
+        sent = wire(engine, monkeypatch)
+        model.invoke("the tea")
+        assert list(sent[0].tokens).count(engine.vocabulary.bos) == 1
+        assert sent[0].tokens[0] == engine.vocabulary.bos
+        monkeypatch.undo()
+
+
+def test_double_answers_are_one(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = chat()
+    sent = wire(model.loaded().engine, monkeypatch)
+    model.invoke([SystemMessage("s"), HumanMessage("a"), AIMessage("b"), AIMessage("c"), HumanMessage("d")])
+    model.invoke([SystemMessage("s"), HumanMessage("a"), AIMessage("b\n\nc"), HumanMessage("d")])
+    assert list(sent[0].tokens) == list(sent[1].tokens)
+
+
+def test_a_base_model_gets_the_prompt_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = HanpacaLLM(**{"model": str(write_gguf(tmp_path / "base.gguf", context=1024)), **USUAL})
+    engine = model.loaded().engine
+    sent = wire(engine, monkeypatch)
+    model.invoke("the tea")
+    assert list(sent[0].tokens) == [engine.vocabulary.bos, *engine.tokenize("the tea")]
+
+
+def test_errors_surface_as_themselves(chat: Chat) -> None:
+    with pytest.raises(ContextOverflow):
+        chat(context=64).invoke("the " * 100)
+    with pytest.raises(ContextOverflow):
+        list(chat(context=64).stream("the " * 100))
+    with pytest.raises(TimedOut):
+        asyncio.run(chat(max_tokens=1900, timeout=0.005, logit_bias=ENDLESS).ainvoke("the tea"))
+    with pytest.raises(UnsupportedFeature, match="multipleOf"):
+        chat().invoke("a", json_schema={"type": "integer", "multipleOf": 3})
+
+
+# -- caches, limits, traces -----------------------------------------------------------------------------------------
+
+
+def test_cache_keys_tell_models_apart(chat: Chat, tmp_path: Path) -> None:
+    other = chatml_model(tmp_path / "other.gguf", seed=1)
+    keys = [
+        chat()._get_llm_string(),
+        chat(model=str(other))._get_llm_string(),
+        chat()._get_llm_string(model=str(other)),
+        chat()._get_llm_string(stop=["x"]),
+        chat()._get_llm_string(max_tokens=3),
+        chat(stop=["y"])._get_llm_string(stop=["x"]),
+        chat(load_options={**EXACT, "alpha": 3.0})._get_llm_string(),
+    ]
+    assert len(set(keys)) == len(keys)
+    before = chat()._get_llm_string()
+    time.sleep(0.02)
+    Path(chat().model).touch()  # the same name, and another file
+    assert chat()._get_llm_string() != before
+
+
+async def test_a_cache_serves_asynchronous_calls_and_the_text_model_too(
+    chat: Chat, llm: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for model in (chat(cache=InMemoryCache()), llm(cache=InMemoryCache())):
+        sent = wire(model.loaded().engine, monkeypatch)
+        first = await model.ainvoke("the tea")
+        again = await model.ainvoke("the tea")
+        assert getattr(first, "text", first) == getattr(again, "text", again)
+        assert len(sent) == 1
+        await model.ainvoke("the tea", max_tokens=3)
+        model.invoke("the tea", seed=3)
+        model.invoke("the tea", seed=3)
+        assert len(sent) == 3
+
+
+class Counted(BaseRateLimiter):
+    """Lets everybody through, and counts."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def acquire(self, *, blocking: bool = True) -> bool:
+        self.asked += 1
+        return True
+
+    async def aacquire(self, *, blocking: bool = True) -> bool:
+        return self.acquire()
+
+
+async def test_a_rate_limiter_is_asked_before_each_call(chat: Chat) -> None:
+    limiter = Counted()
+    model = chat(rate_limiter=limiter)
+    model.invoke("a")
+    list(model.stream("a"))
+    await model.ainvoke("a")
+    await model.abatch(["a", "b"])
+    assert limiter.asked == 5
+
+
+class Heard(BaseCallbackHandler):
+    """What callbacks are told."""
+
+    def __init__(self) -> None:
+        self.tokens: list[str] = []
+        self.ended: list[Any] = []
+        self.failed: list[BaseException] = []
+        self.metadata: dict[str, Any] = {}
+
+    def on_chat_model_start(self, *_: Any, metadata: dict[str, Any] | None = None, **__: Any) -> None:
+        self.metadata = metadata or {}
+
+    def on_llm_new_token(self, token: str, **_: Any) -> None:
+        self.tokens.append(token)
+
+    def on_llm_end(self, response: Any, **_: Any) -> None:
+        self.ended.append(response)
+
+    def on_llm_error(self, error: BaseException, **_: Any) -> None:
+        self.failed.append(error)
+
+
+async def test_callbacks_hear_pieces_ends_and_errors(chat: Chat, llm: Text) -> None:
+    for model in (chat(seed=5), llm()):
+        heard = Heard()
+        config: Any = {"callbacks": [heard]}
+        text = "".join(getattr(piece, "text", piece) for piece in model.stream("the tea", config))
+        assert "".join(heard.tokens) == text
+        heard.tokens.clear()
+        assert "".join([getattr(piece, "text", piece) async for piece in model.astream("the tea", config)]) == text
+        assert "".join(heard.tokens) == text
+        assert len(heard.ended) == 2
+        with pytest.raises(ContextOverflow):
+            await model.ainvoke("the " * 4000, config)
+        assert isinstance(heard.failed[0], ContextOverflow)
+    heard = Heard()
+    chat(streaming=True).invoke("the tea", {"callbacks": [heard]})
+    assert heard.tokens
+    assert heard.metadata["ls_provider"] == "hanpaca"
+    assert heard.metadata["ls_temperature"] == 0
+
+
+async def test_events_of_a_stream(chat: Chat) -> None:
+    events = [event async for event in chat().astream_events("the tea", version="v2")]
+    names = [event["event"] for event in events]
+    assert names[0] == "on_chat_model_start"
+    assert names[-1] == "on_chat_model_end"
+    pieces = [event["data"]["chunk"].text for event in events if event["event"] == "on_chat_model_stream"]
+    assert "".join(pieces) == events[-1]["data"]["output"].text == chat().invoke("the tea").text
+
+
+def test_the_profile_is_known_without_loading(chat: Chat) -> None:
+    model = chat()
+    assert model.profile
+    assert model.profile["max_input_tokens"] == 2048
+    assert model.profile["structured_output"] is True
+    assert model.profile["tool_calling"] is False
+    assert not model._models
+    published = ChatHanpaca(model="chinese-alpaca-2-7b-16k").profile
+    assert published
+    assert published["max_input_tokens"] == 16_384
+    assert (ChatHanpaca(model="chinese-alpaca-2-7b", context=12_288).profile or {})["max_input_tokens"] == 12_288
+    assert "max_input_tokens" not in (ChatHanpaca(model="no-such-model").profile or {})
+
+
+# -- structured output and tools ------------------------------------------------------------------------------------
+
+
+def test_random_weights_too_can_only_write_what_matches(chat: Chat) -> None:
+    from typing_extensions import TypedDict
+
+    class Choice(TypedDict):
+        """A choice."""
+
+        number: int | None
+        kind: bool
+
+    model = chat(temperature=1.5, top_k=0, top_p=1.0, max_tokens=200)
+    for seed in range(3):
+        runnable = model.with_structured_output(Choice)
+        found = runnable.invoke("the tea", seed=seed)
+        assert isinstance(found, dict)
+        assert isinstance(found["kind"], bool)
+
+
+def test_a_response_format_is_the_same_constraint(chat: Chat) -> None:
+    schema = {"title": "Yes", "type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"]}
+    response = {"type": "json_schema", "json_schema": {"name": "Yes", "schema": schema}}
+    assert json.loads(chat().invoke("a", response_format=response).text)["yes"] in (True, False)
+    with pytest.raises(BadInput, match="json_schema, json_object, text"):
+        chat().invoke("a", response_format="json")
+
+
+@tool
+def multiply(first: int, second: int) -> int:
+    """Multiply two numbers."""
+    return first * second
+
+
+@tool
+def greet(formal: bool) -> str:
+    """Greet the user."""
+    return "Good day." if formal else "Hi."
+
+
+def test_tools_are_off_unless_asked_for(chat: Chat) -> None:
+    with pytest.raises(UnsupportedFeature, match="tool_calling=True"):
+        chat().bind_tools([greet])
+    assert chat().bind_tools([]).invoke("a").text
+    with pytest.raises(UnsupportedFeature, match="tool_calling=True"):
+        chat().invoke([HumanMessage("a"), ToolMessage("4", tool_call_id="1")])
+    with pytest.raises(BadInput, match="Valid: auto, any, required, none, greet"):
+        chat(tool_calling=True).bind_tools([greet], tool_choice="greed")
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_every_call_of_random_weights_too_is_valid(chat: Chat, seed: int) -> None:
+    model = chat(tool_calling=True, temperature=1.5, top_k=0, top_p=1.0, max_tokens=300, seed=seed)
+    forced = model.bind_tools([multiply, greet], tool_choice="greet")
+    message = forced.invoke("the tea")
+    assert message.response_metadata["finish_reason"] == "tool_calls"
+    assert message.usage_metadata
+    call = message.tool_calls[0]
+    assert call["name"] == "greet"
+    assert greet.invoke(call).content in ("Good day.", "Hi.")
+    chunks = [chunk async for chunk in model.bind_tools([greet], tool_choice="any").astream("the tea")]
+    whole = chunks[0]
+    for chunk in chunks[1:]:
+        whole = whole + chunk
+    assert isinstance(whole, AIMessageChunk)
+    assert [call["name"] for call in whole.tool_calls] == ["greet"]
+
+
+def test_a_conversation_with_tool_calls_is_one_prompt(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = chat(tool_calling=True, max_tokens=400)
+    sent = wire(model.loaded().engine, monkeypatch)
+    calling = AIMessage("", tool_calls=[{"name": "greet", "args": {"formal": True}, "id": "1"}])
+    history = [HumanMessage("Greet me."), calling, ToolMessage("Good day.", tool_call_id="1", name="greet")]
+    model.bind_tools([greet], tool_choice="any").invoke(history)
+    prompt = b"".join(map(model.loaded().engine.token_bytes, sent[0].tokens)).decode()
+    assert "Greet the user." in prompt
+    assert '{"tool": "greet", "arguments": {"formal": true}}' in prompt
+    assert "Result of greet: Good day." in prompt
