@@ -1,0 +1,44 @@
+"""`HanpacaReader`: the readers of `hanpaca.rag` as a LlamaIndex reader. Translates types and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.readers.base import BaseReader
+from llama_index.core.schema import Document
+
+from ...rag.loading import load_parts
+
+HIDDEN = ("line", "start", "end", "kind", "encoding", "warnings")
+"""Metadata that is not shown to the model or the embedder; nor is what is empty."""
+
+
+class HanpacaReader(BaseReader):
+    """PDF, DOCX, PPTX, XLSX, CSV, HTML, EPUB, Markdown and text files, in any Chinese encoding, as documents.
+
+    >>> HanpacaReader().load_data("report.pdf")   # doctest: +SKIP
+
+    `unit` page gives a document per page, slide or sheet, file one per file. It also serves in
+    `SimpleDirectoryReader(file_extractor={".pdf": HanpacaReader()})`. With `skip_unreadable` files that give no text
+    are logged and left out; otherwise they raise `UnreadableDocument`.
+    """
+
+    def __init__(self, *, unit: str = "page", encoding: str | None = None, skip_unreadable: bool = False) -> None:
+        self._options: dict[str, Any] = {"unit": unit, "encoding": encoding, "skip_unreadable": skip_unreadable}
+
+    def lazy_load_data(
+        self, file: Path | str | Sequence[Path | str], extra_info: Mapping[str, Any] | None = None
+    ) -> Iterator[Document]:
+        """Documents of a file, a folder or several of them, one at a time; `extra_info` joins their metadata."""
+        paths = [file] if isinstance(file, Path | str) else list(file)
+        for part in load_parts(paths, **self._options):
+            metadata = {**part.metadata, **(extra_info or {})}
+            hidden = [name for name, value in metadata.items() if name in HIDDEN or value in (None, "")]
+            yield Document(
+                text=part.text,
+                metadata=metadata,
+                excluded_llm_metadata_keys=hidden,
+                excluded_embed_metadata_keys=hidden,
+            )

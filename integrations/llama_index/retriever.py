@@ -1,0 +1,99 @@
+"""`HanpacaRetriever`: passages of a library as LlamaIndex nodes. Translates types and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.retrievers import BaseRetriever
+from llama_index.core.schema import NodeRelationship, NodeWithScore, QueryBundle, RelatedNodeInfo, TextNode
+
+from ...core.adapting import refuse_unknown
+from ...core.errors import BadInput
+from ...rag import Filters, Hit, Library
+
+HIDDEN = ("start", "end", "passage_id", "line")
+"""Metadata that is not shown to the model or the embedder; nor is what is empty."""
+
+OPTIONS = ("library", "k", "mode", "filters", "embedder", "callback_manager", "verbose")
+
+
+class HanpacaRetriever(BaseRetriever):
+    """The passages of a library that answer a question best.
+
+    >>> HanpacaRetriever("~/library", k=3).retrieve("How large is the 7B model?")   # doctest: +SKIP
+
+    Building one opens nothing. The metadata of each node has `file`, `page` (None where the format has none), `line`,
+    `headings`, `start`, `end` and `passage_id`; the score is the node's. `mode` is hybrid, keywords or vectors;
+    `embedder` None is the one that the library was made with. An open `Library` may be given in place of its folder.
+    """
+
+    def __init__(
+        self,
+        library: Path | str | Library,
+        *,
+        k: int = 5,
+        mode: str = "hybrid",
+        filters: Filters | None = None,
+        embedder: str | None = None,
+        callback_manager: CallbackManager | None = None,
+        verbose: bool = False,
+        **unknown: Any,
+    ) -> None:
+        refuse_unknown(type(self).__name__, unknown, OPTIONS)
+        if k < 1:
+            raise BadInput(f"k is the number of passages, not {k}.", "Give at least 1.")
+        super().__init__(callback_manager=callback_manager, verbose=verbose)
+        self.library = library.folder if isinstance(library, Library) else Path(library).expanduser()
+        self.k, self.mode, self.filters, self.embedder = k, mode, filters, embedder
+        self._opened: tuple[tuple[Path, str | None], Library] | None = None
+        if isinstance(library, Library):
+            self._opened = ((self.library, embedder), library)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the open library: a copy in another process opens its own."""
+        return {**self.__dict__, "_opened": None}
+
+    @property
+    def opened(self) -> Library:
+        """The library, opened at first use. Raises `BadInput` where there is none."""
+        opened, wanted = self._opened, (Path(self.library), self.embedder)
+        if opened is None or opened[0] != wanted:
+            library = Library.open(wanted[0].expanduser(), embedder=self.embedder, create=False)
+            opened = self._opened = (wanted, library)
+        return opened[1]
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        hits = self.opened.search(query_bundle.query_str, k=self.k, mode=self.mode, filters=self.filters)
+        return [to_node(hit) for hit in hits]
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        # Opening the library may load the embedder: that too happens off the event loop.
+        return await asyncio.to_thread(self._retrieve, query_bundle)
+
+
+def to_node(hit: Hit) -> NodeWithScore:
+    """A passage as a LlamaIndex node; its id is the passage's, its source document the file."""
+    metadata = {
+        "file": hit.file,
+        "page": hit.page,
+        "line": hit.line,
+        "headings": " > ".join(hit.headings),
+        "start": hit.start,
+        "end": hit.end,
+        "passage_id": hit.passage_id,
+    }
+    hidden = [name for name, value in metadata.items() if name in HIDDEN or value in (None, "")]
+    node = TextNode(
+        id_=str(hit.passage_id),
+        text=hit.text,
+        metadata=metadata,
+        start_char_idx=hit.start,
+        end_char_idx=hit.end,
+        excluded_llm_metadata_keys=hidden,
+        excluded_embed_metadata_keys=hidden,
+    )
+    node.relationships[NodeRelationship.SOURCE] = RelatedNodeInfo(node_id=hit.file)
+    return NodeWithScore(node=node, score=hit.score)
