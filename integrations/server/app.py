@@ -1,0 +1,61 @@
+"""Puts a server together. Loads no weights; they load when the server starts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.responses import Response
+
+from ... import __version__
+from ...core import Model
+from . import documents_api, errors, health_api, openai_api, page_api
+from .metrics import Watch
+from .security import Guard
+from .service import Service
+from .settings import ServerSettings
+from .streaming import Gone
+
+THREADS = 64
+"""Most requests that wait in a thread at the same time: answers from documents, searches, uploads."""
+
+
+def create_app(settings: ServerSettings | None = None, model: Model | None = None) -> FastAPI:
+    """The server of one model and its libraries; without a model it quotes documents. It closes the model at its end.
+
+    Run it with `running.run`, or with any ASGI server that has one worker: several would each load the weights.
+    """
+    service = Service(settings or ServerSettings(), model)
+    app = FastAPI(
+        title="Hanpaca", version=__version__, lifespan=_lifespan, docs_url=None, redoc_url=None,
+        description="An OpenAI-compatible API over one model, and questions to documents.",
+    )  # fmt: skip
+    app.state.service = service
+    for router in (openai_api.router, documents_api.router, health_api.router, page_api.router):
+        app.include_router(router)
+    errors.install(app)
+    app.add_exception_handler(Gone, _gone)
+    app.add_middleware(Guard, settings=service.settings)
+    app.add_middleware(Watch, metrics=service.metrics)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+    service: Service = app.state.service
+    pool = ThreadPoolExecutor(THREADS, "hanpaca-server")
+    asyncio.get_running_loop().set_default_executor(pool)
+    await service.start()
+    try:
+        yield
+    finally:
+        await service.stop()
+
+
+async def _gone(request: object, error: Exception) -> Response:
+    """Nobody hears it; the log and the figures say 499, as proxies do."""
+    request.app.state.service.metrics.cancelled.inc()  # type: ignore[attr-defined]
+    return Response(status_code=499)

@@ -1,0 +1,329 @@
+"""Documents that were uploaded to a library: kept under names of our own, read one at a time, watched while they are.
+
+    LIBRARY/uploads/ID.pdf     the file as it came
+    LIBRARY/uploads/ID.json    its name for people and, once it has failed, why
+
+In the library such a document is called uploads/ID/NAME. A file is renamed into place when it is whole, so a crash
+leaves either nothing or something that the next run reads. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import threading
+import time
+import unicodedata
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Any
+
+from ...core.errors import BadInput, HanpacaError
+from ...rag import FileInfo, Library, Progress
+from ...rag.isolation import read_isolated
+from ...rag.readers import is_readable
+from .errors import NotHere
+
+if TYPE_CHECKING:
+    from .metrics import Metrics
+
+log = logging.getLogger("hanpaca.server")
+FOLDER = "uploads"
+_ID = re.compile(r"[0-9a-f]{16}")
+_NAME_BYTES = 200
+AROUND = 1500
+"""Characters before and after a passage that are shown with it."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a document stands."""
+
+    id: str
+    name: str
+    status: str
+    """queued, reading, embedding, ready, failed. From `embedding` on it is found by its words."""
+    done: int = 0
+    """Passages that have their vectors, of `total`; while embedding, those of everything that waits."""
+    total: int = 0
+    seconds_left: float | None = None
+    error: str | None = None
+    kind: str | None = None
+    title: str | None = None
+    encoding: str | None = None
+    size: int = 0
+    modified: float = 0.0
+    passages: int = 0
+    warnings: tuple[str, ...] = ()
+    uploaded: bool = True
+    """False for a file that the library reads where it lies."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will change by itself."""
+        return self.status in ("ready", "failed")
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"object": "document", **asdict(self)}
+
+
+class Shelf:
+    """A library with its uploads. Thread-safe; one thread reads and embeds, in the order of arrival."""
+
+    def __init__(self, library: Library, metrics: Metrics) -> None:
+        self.library = library
+        self._metrics = metrics
+        self._folder = library.folder / FOLDER
+        self._jobs: dict[str, Status] = {}
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._closing = False
+        self._worker = ThreadPoolExecutor(1, "hanpaca-uploads")
+        self._resume()
+
+    # -- what there is -------------------------------------------------------------------------------------------
+
+    def list(self) -> list[Status]:
+        """Every document, by name."""
+        found = {status.id: status for status in map(_of_file, self.library.files())}
+        with self._lock:
+            found |= self._jobs
+        return sorted(found.values(), key=lambda status: (status.name, status.id))
+
+    def status(self, id: str) -> Status:
+        """Where one document stands. Raises `NotHere`."""
+        with self._lock:
+            job = self._jobs.get(id)
+        if job is not None:
+            return job
+        for status in map(_of_file, self.library.files()):
+            if status.id == id:
+                return status
+        raise NotHere("There is no document of this id in the library.", "GET /v1/documents lists them.")
+
+    def text(self, id: str, start: int, end: int) -> tuple[str, int]:
+        """The document's text around these offsets, and where it begins. Raises `NotHere`."""
+        path = next((info.path for info in self.library.files() if document_id(info.path) == id), None)
+        if path is None:
+            raise NotHere("There is no document of this id in the library.", "GET /v1/documents lists them.")
+        shown, first = "", 0
+        for hit in sorted(self.library.passages(path), key=lambda hit: hit.start):
+            if hit.end <= start - AROUND or hit.start >= end + AROUND:
+                continue
+            if not shown:
+                first = hit.start
+            known = first + len(shown)
+            shown += "\n" * max(0, hit.start - known) + hit.text[max(0, known - hit.start) :]
+        return shown, first
+
+    # -- changes -------------------------------------------------------------------------------------------------
+
+    def add(self, file: IO[bytes], name: str | None) -> Status:
+        """Keep an uploaded file and queue it. Raises `BadInput` for a type that cannot be read."""
+        shown = clean_name(name)
+        if not is_readable(Path(shown)):
+            raise BadInput(
+                f"{shown[-60:]!r} is of a type that cannot be read.", "Text, Markdown, HTML, PDF, Office, EPUB … can."
+            )
+        id = secrets.token_hex(8)
+        target = self._place(id, PurePosixPath(shown).suffix.lower())
+        self._folder.mkdir(exist_ok=True)
+        partial = target.with_name(f".{id}.part")
+        try:
+            with partial.open("wb") as out:
+                shutil.copyfileobj(file, out, 2**20)
+            size = partial.stat().st_size
+            self._note(id, {"name": shown, "file": target.name, "size": size, "added": time.time()})
+            partial.replace(target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            self._place(id, ".json").unlink(missing_ok=True)
+            raise
+        return self._queue(id, shown, target, size)
+
+    def delete(self, id: str) -> None:
+        """Take a document out of the library, and remove the file that was uploaded. Raises `NotHere`."""
+        status = self.status(id)
+        with self._lock:
+            self._jobs.pop(id, None)
+        with self._foreground():
+            for info in self.library.files():
+                if _of_file(info).id == id:
+                    self.library.delete(info.path)
+            if status.uploaded and _ID.fullmatch(id):
+                for path in self._folder.glob(f"{id}.*"):
+                    path.unlink(missing_ok=True)
+        self._metrics.documents.labels("deleted").inc()
+
+    def close(self) -> None:
+        """Stop reading; what waits is read by the next run."""
+        self._closing = True
+        self._worker.shutdown(wait=True, cancel_futures=True)
+        self.library.close()
+
+    # -- the worker ----------------------------------------------------------------------------------------------
+
+    def _queue(self, id: str, name: str, path: Path, size: int) -> Status:
+        job = Status(id, name, "queued", size=size, modified=time.time())
+        with self._lock:
+            self._jobs[id] = job
+        self._worker.submit(self._work, id, name, path)
+        return job
+
+    def _work(self, id: str, name: str, path: Path) -> None:
+        try:
+            if not self._change(id, status="reading"):
+                return
+            document = read_isolated(path)
+            if id not in self._jobs or self._closing:
+                return
+            path_there = f"{FOLDER}/{id}/{name}"
+            passages = self.library.add_document(document, path_there, embed=False)
+            if not self._change(id, status="embedding", passages=passages, total=passages):
+                self.library.delete(path_there)  # it was deleted while it was read
+                return
+            self._embed(id)
+            if self._closing:
+                return
+            with self._lock:  # the library itself tells of it from now on
+                self._jobs.pop(id, None)
+            self._metrics.documents.labels("ready").inc()
+        except Exception as error:
+            self._fail(id, error)
+
+    def _embed(self, id: str) -> None:
+        """Compute what vectors are missing, making way for whoever wants to write meanwhile."""
+
+        def tell(progress: Progress) -> None:
+            if progress.stage == "embed":
+                self._change(id, done=progress.done, total=progress.total, seconds_left=progress.seconds_left)
+
+        while not self._closing:
+            self.library.embed_pending(tell, lambda: self._closing or self._waiting > 0)
+            if not self._waiting:
+                stats = self.library.stats()
+                if stats.embedded >= stats.passages:
+                    return
+            time.sleep(0.05)
+
+    def _fail(self, id: str, error: Exception) -> None:
+        if isinstance(error, HanpacaError):
+            message = str(error)
+        else:
+            log.exception("an upload could not be read", exc_info=error)
+            message = "The server failed on this document; its log says more."
+        if self._change(id, status="failed", error=message):
+            self._note(id, self._read_note(id) | {"error": message})
+        self._metrics.documents.labels("failed").inc()
+
+    def _change(self, id: str, **fields: Any) -> bool:
+        """Update a job; False if its document was deleted meanwhile."""
+        with self._lock:
+            if id not in self._jobs:
+                return False
+            self._jobs[id] = replace(self._jobs[id], **fields)
+            return True
+
+    @contextmanager
+    def _foreground(self) -> Iterator[None]:
+        """Let the worker make way."""
+        with self._lock:
+            self._waiting += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting -= 1
+
+    # -- on disk -------------------------------------------------------------------------------------------------
+
+    def _place(self, id: str, suffix: str) -> Path:
+        path = (self._folder / f"{id}{suffix}").resolve()
+        if not path.is_relative_to(self._folder.resolve()):
+            raise BadInput("The name of the upload leads out of the library.", "Give it another name.")
+        return path
+
+    def _note(self, id: str, note: dict[str, Any]) -> None:
+        path = self._place(id, ".json")
+        partial = path.with_suffix(".part")
+        partial.write_text(json.dumps(note, ensure_ascii=False), encoding="utf-8")
+        os.replace(partial, path)  # noqa: PTH105 - as Path.replace
+
+    def _read_note(self, id: str) -> dict[str, Any]:
+        with suppress(OSError, ValueError):
+            note = json.loads(self._place(id, ".json").read_text(encoding="utf-8"))
+            if isinstance(note, dict):
+                return note
+        return {}
+
+    def _resume(self) -> None:
+        """Queue what an earlier run did not come to, and remember what failed then."""
+        if not self._folder.is_dir():
+            return
+        known = {_of_file(info).id: info for info in self.library.files()}
+        for path in sorted(self._folder.glob("*.json")):
+            id, note = path.stem, self._read_note(path.stem)
+            file = self._folder / str(note.get("file", ""))
+            if not _ID.fullmatch(id) or not file.is_file() or file.stem != id:
+                continue
+            name, size = clean_name(note.get("name")), int(note.get("size", 0))
+            if "error" in note:
+                self._jobs[id] = Status(id, name, "failed", error=str(note["error"]), size=size)
+            elif id not in known or known[id].embedded < known[id].passages:
+                self._queue(id, name, file, size)
+
+
+def clean_name(name: str | None) -> str:
+    """A name for people, of one line and without folders.
+
+    >>> clean_name("../../etc/passwd.txt"), clean_name("C:\\\\me\\\\报告.pdf"), clean_name(None)
+    ('passwd.txt', '报告.pdf', 'document')
+    """
+    last = re.split(r"[/\\]", name or "")[-1]
+    plain = unicodedata.normalize("NFC", last.encode("utf-8", "ignore").decode("utf-8"))
+    shown = "".join(char for char in plain if char.isprintable()).strip().lstrip(".")
+    stem, suffix = os.path.splitext(shown)  # noqa: PTH122 - a name, not a path
+    stem = stem.encode()[: _NAME_BYTES - len(suffix.encode()[:20])].decode("utf-8", "ignore")
+    return (stem + suffix)[:_NAME_BYTES] or "document"
+
+
+def document_id(path: str) -> str:
+    """The id of a document of a library: its own for an upload, else one made of its path."""
+    parts = path.split("/")
+    if len(parts) == 3 and parts[0] == FOLDER and _ID.fullmatch(parts[1]):
+        return parts[1]
+    return "file-" + hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def document_name(path: str) -> str:
+    """What people call it: the upload's name, else the path."""
+    return path if document_id(path).startswith("file-") else path.split("/")[2]
+
+
+def _of_file(info: FileInfo) -> Status:
+    id = document_id(info.path)
+    whole = info.embedded >= info.passages
+    return Status(
+        id=id,
+        name=document_name(info.path),
+        status="ready" if whole else "embedding",
+        done=info.embedded,
+        total=info.passages,
+        kind=info.kind,
+        title=info.title,
+        encoding=info.encoding,
+        size=info.size,
+        modified=info.modified,
+        passages=info.passages,
+        warnings=info.warnings,
+        uploaded=not id.startswith("file-"),
+    )

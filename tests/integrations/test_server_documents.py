@@ -1,0 +1,197 @@
+"""Documents over HTTP: upload, progress, search, cited answers, deletion, libraries; and what a crash leaves."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from servers import Running, ready_document, serving, until
+
+import hanpaca
+import hanpaca.rag
+
+CHINESE = "羊驼生活在安第斯山脉，海拔四千米。\n\n成年羊驼可以驮运三十公斤的货物，每天走二十公里。\n"
+ENGLISH = "Llamas live in the Andes at four thousand metres.\n\nA grown llama carries a load of thirty kilograms.\n"
+QUESTION = "成年羊驼可以驮运多少公斤？"
+
+
+@pytest.fixture(scope="module")
+def running(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("documents")
+    model = hanpaca.load("smollm2", threads=1)
+    with serving(model, library_folder=folder / "library", libraries_root=folder / "named") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def uploaded(running: Running) -> dict[str, Any]:
+    """The Chinese document, in GB18030 as many are, once it is ready."""
+    files = [("file", ("../羊驼.txt", CHINESE.encode("gb18030"))), ("file", ("llamas.md", ENGLISH.encode()))]
+    answer = httpx.post(f"{running.api}/documents", files=files, timeout=60)
+    assert answer.status_code == 202, answer.text
+    ids = [status["id"] for status in answer.json()["data"]]
+    ready = [ready_document(running, id) for id in ids]
+    return ready[0]
+
+
+def test_a_document_is_read_and_kept_under_a_name_of_ours(running: Running, uploaded: dict[str, Any]) -> None:
+    assert (uploaded["name"], uploaded["status"], uploaded["encoding"]) == ("羊驼.txt", "ready", "gb18030")
+    assert uploaded["passages"] >= 1 and uploaded["done"] == uploaded["total"]
+    folder = running.app.state.service.settings.library_folder / "uploads"
+    names = {path.name for path in folder.iterdir()}
+    assert f"{uploaded['id']}.txt" in names and not [name for name in names if "羊驼" in name]
+    assert (folder / f"{uploaded['id']}.txt").read_bytes() == CHINESE.encode("gb18030")
+    listed = httpx.get(f"{running.api}/documents").json()["data"]
+    assert {document["name"] for document in listed} >= {"羊驼.txt", "llamas.md"}
+
+
+def test_progress_comes_as_events_until_the_end(running: Running) -> None:
+    text = "\n\n".join(f"Paragraph {n} tells of llama number {n} and its load." * 8 for n in range(120))
+    sent = httpx.post(f"{running.api}/documents", files={"file": ("long.txt", text.encode())}, timeout=60).json()
+    id = sent["data"][0]["id"]
+    with httpx.stream("GET", f"{running.api}/documents/{id}/events", timeout=120) as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        told = [json.loads(line.removeprefix("data: ")) for line in stream.iter_lines() if line]
+    assert told[-1]["status"] == "ready" and told[-1]["done"] == told[-1]["total"]
+    order = ["queued", "reading", "embedding", "ready"]
+    seen = [order.index(status["status"]) for status in told]
+    assert seen == sorted(seen) and len(told) >= 2
+    assert httpx.delete(f"{running.api}/documents/{id}", timeout=60).json()["deleted"]
+
+
+def test_search_finds_the_passage_and_says_where_it_is(running: Running, uploaded: dict[str, Any]) -> None:
+    asked = {"query": QUESTION, "k": 3}
+    found = httpx.post(f"{running.api}/search", json=asked, timeout=60).json()
+    best = found["data"][0]
+    assert best["file"] == "羊驼.txt" and best["document"] == uploaded["id"] and "三十公斤" in best["text"]
+    assert CHINESE[best["start"] : best["end"]] == best["text"]
+    place = f"start={best['start']}&end={best['end']}"
+    shown = httpx.get(f"{running.api}/documents/{best['document']}/text?{place}", timeout=60).json()
+    assert shown["text"][best["start"] - shown["start"] :].startswith(best["text"])
+    assert httpx.get(f"{running.api}/documents/none/text?{place}").status_code == 404
+    only = httpx.post(f"{running.api}/search", json=asked | {"filters": {"files": ["llamas.md"]}}, timeout=60).json()
+    assert {hit["file"] for hit in only["data"]} == {"llamas.md"}
+    wrong = httpx.post(f"{running.api}/search", json=asked | {"filters": {"colour": "red"}})
+    assert wrong.status_code == 400 and "not a filter" in wrong.json()["error"]["message"]
+
+
+def test_a_chat_answers_from_documents_with_sources(running: Running, uploaded: dict[str, Any]) -> None:
+    with openai.OpenAI(base_url=running.api, api_key="none", max_retries=0, timeout=120) as client:
+        answer: Any = client.chat.completions.create(
+            model="smollm2",
+            messages=[{"role": "user", "content": QUESTION}],
+            extra_body={"use_documents": True, "filters": {"files": ["羊驼.txt"]}},
+        )
+        # SmolLM2 speaks no Chinese: the documents are quoted, and the notes say why.
+        assert "三十公斤" in answer.choices[0].message.content and answer.mode == "extract" and answer.notes
+        source = answer.sources[0]
+        assert source["document"] == uploaded["id"] and source["file"] == "羊驼.txt"
+        assert CHINESE[source["start"] : source["end"]] == source["quote"]
+        written: Any = list(
+            client.chat.completions.create(
+                model="smollm2",
+                messages=[{"role": "user", "content": "How much does a grown llama carry?"}],
+                stream=True,
+                stream_options={"include_usage": True},
+                temperature=0,
+                extra_body={"use_documents": True, "k": 2},
+            )
+        )
+    text = "".join(piece.choices[0].delta.content or "" for piece in written if piece.choices)
+    last = next(piece for piece in written if getattr(piece, "sources", None) is not None)
+    assert text and last.mode == "stuff" and written[-1].usage.completion_tokens > 0
+    assert {source["file"] for source in last.sources} <= {"llamas.md", "羊驼.txt"}
+
+
+def test_documents_can_be_quoted_without_any_model(tmp_path: Path) -> None:
+    with serving(None, library_folder=tmp_path / "library", libraries_root=tmp_path / "named") as server:
+        listed = httpx.get(f"{server.api}/libraries").json()["data"]
+        assert [(one["id"], one["files"]) for one in listed] == [("default", 0)]
+        assert httpx.get(f"{server.api}/documents").json()["data"] == []
+        assert not (tmp_path / "library").exists()
+        sent = httpx.post(f"{server.api}/documents", files={"file": ("a.txt", CHINESE.encode())}, timeout=60).json()
+        ready_document(server, sent["data"][0]["id"])
+        asked = {"messages": [{"role": "user", "content": QUESTION}]}
+        answer = httpx.post(f"{server.api}/chat/completions", json=asked | {"use_documents": True}, timeout=60).json()
+        assert "三十公斤" in answer["choices"][0]["message"]["content"]
+        assert httpx.post(f"{server.api}/chat/completions", json=asked).status_code == 404
+
+
+def test_what_is_deleted_is_gone(running: Running) -> None:
+    secret = "蓝色的羊驼只在星期四唱歌。"
+    files = {"file": ("secret.txt", secret.encode())}
+    id = httpx.post(f"{running.api}/documents", files=files, timeout=60).json()["data"][0]["id"]
+    ready_document(running, id)
+    assert httpx.delete(f"{running.api}/documents/{id}", timeout=60).json() == {
+        "id": id,
+        "object": "document",
+        "deleted": True,
+    }
+    assert httpx.get(f"{running.api}/documents/{id}").status_code == 404
+    assert httpx.delete(f"{running.api}/documents/{id}").status_code == 404
+    folder = running.app.state.service.settings.library_folder
+    assert not list(folder.glob(f"uploads/{id}*"))
+    held = [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    assert not held
+    found = httpx.post(f"{running.api}/search", json={"query": secret}, timeout=60).json()
+    assert "星期四" not in json.dumps(found["data"], ensure_ascii=False)
+
+
+def test_what_cannot_be_read_is_told(running: Running) -> None:
+    def post(name: str, content: bytes) -> httpx.Response:
+        return httpx.post(f"{running.api}/documents", files={"file": (name, content)}, timeout=60)
+
+    assert "cannot be read" in post("picture.exe", b"MZ").json()["error"]["message"]
+    failed = ready_document(running, post("broken.pdf", b"%PDF-1.4 nothing").json()["data"][0]["id"])
+    assert failed["status"] == "failed" and failed["error"]
+    assert failed["id"] in {document["id"] for document in httpx.get(f"{running.api}/documents").json()["data"]}
+    assert httpx.delete(f"{running.api}/documents/{failed['id']}").status_code == 200
+    for answer in (
+        httpx.post(f"{running.api}/documents", json={}),
+        httpx.post(f"{running.api}/documents", files={"other": ("a.txt", b"a")}),
+        httpx.post(f"{running.api}/documents", content=b"x", headers={"Content-Type": "multipart/form-data"}),
+    ):
+        assert answer.status_code == 400, answer.text
+
+
+def test_names_of_uploads_stay_text(running: Running) -> None:
+    name = '<img src=x onerror="alert(1)">.txt'
+    answer = httpx.post(f"{running.api}/documents", files={"file": (name, b"llama")}, timeout=60)
+    told = ready_document(running, answer.json()["data"][0]["id"])
+    assert "onerror" in told["name"] and answer.headers["content-type"] == "application/json"
+    assert httpx.delete(f"{running.api}/documents/{told['id']}", timeout=60).status_code == 200
+
+
+def test_libraries_are_made_and_kept_apart(running: Running) -> None:
+    assert httpx.get(f"{running.api}/documents?library=法律").status_code == 404
+    made = httpx.post(f"{running.api}/libraries", json={"name": "法律"}, timeout=60)
+    assert (made.status_code, made.json()["files"]) == (201, 0)
+    files = {"file": ("law.txt", "合同应当采用书面形式。".encode())}
+    sent = httpx.post(f"{running.api}/documents", files=files, data={"library": "法律"}, timeout=60).json()
+    id = sent["data"][0]["id"]
+    until(lambda: httpx.get(f"{running.api}/documents/{id}?library=法律").json()["status"] == "ready")
+    assert httpx.get(f"{running.api}/documents/{id}").status_code == 404
+    listed = {library["id"]: library["files"] for library in httpx.get(f"{running.api}/libraries").json()["data"]}
+    assert listed["法律"] == 1 and len(listed) == 2
+    asked = {"query": "合同采用什么形式？", "library": "法律"}
+    assert "书面" in httpx.post(f"{running.api}/search", json=asked, timeout=60).json()["data"][0]["text"]
+    escaped = httpx.post(f"{running.api}/libraries", json={"name": "../up"}, timeout=60)
+    root = running.app.state.service.settings.libraries_root
+    assert escaped.status_code == 201 and not (root.parent / "up").exists()
+
+
+def test_uploads_that_a_crash_left_unread_are_read_by_the_next_run(tmp_path: Path) -> None:
+    folder = tmp_path / "library"
+    with serving(None, library_folder=folder) as server:
+        id = httpx.post(f"{server.api}/documents", files={"file": ("a.txt", CHINESE.encode())}, timeout=60).json()
+        id = id["data"][0]["id"]
+        ready_document(server, id)
+    with hanpaca.rag.Library.open(folder) as library:  # as if it had been killed before reading
+        library.delete(f"uploads/{id}/a.txt")
+    (folder / "uploads" / ".0123456789abcdef.part").write_bytes(b"half")
+    with serving(None, library_folder=folder) as server:
+        assert ready_document(server, id)["status"] == "ready"
+        assert [document["id"] for document in httpx.get(f"{server.api}/documents").json()["data"]] == [id]
