@@ -58,7 +58,7 @@ def add_library(parser: Parser, default: str = "default") -> None:
 
 
 def add_model(parser: Parser, extra: str = "") -> None:
-    """`--model`, `--context`, `--threads`: which model answers, and how. `extra` is added to the help."""
+    """`--model`, `--context`, `--kv-type`, `--threads`: which model answers, and how. `extra` is added to the help."""
     parser.add_argument(
         "--model",
         metavar="NAME|FILE",
@@ -66,6 +66,11 @@ def add_model(parser: Parser, extra: str = "") -> None:
         f"else smollm2{extra}",
     )
     parser.add_argument("--context", type=int, metavar="TOKENS", help="longest prompt and answer; default: the model's")
+    parser.add_argument(
+        "--kv-type",
+        choices=["f16", "q8_0", "q4_0"],
+        help="keys and values in memory: smaller ones leave room for more context; default: f16",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: one for each core")
 
 

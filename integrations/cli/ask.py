@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
-from typing import Any
 
 from ...core import Model, load
 from ...core.errors import BadInput
-from .answers import show_citations, show_notes, write
+from .answers import plain_answer, show_answer, write
 from .arguments import Parser, add_json, add_library, add_model, add_sampling, sampling_of
-from .library import open_library
-from .output import as_json, say
+from .library import add_filters, add_rerank, filters_of, open_library
+from .output import as_json
 from .places import model_name, model_options
 
 NO_MODEL = "none"
@@ -20,7 +18,8 @@ NO_MODEL = "none"
 
 def run(argv: list[str]) -> int:
     """Answer a question."""
-    from ...rag.answering import MODES, AnswerDelta, stream_answer
+    from ...rag import AnswerDelta, stream_answer
+    from ...rag.answering import MODES
 
     parser = Parser("ask", "Answer a question from a library's documents, with citations.")
     parser.add_argument("question", nargs="+")
@@ -28,7 +27,8 @@ def run(argv: list[str]) -> int:
     add_model(parser, extra=f"; `{NO_MODEL}` quotes the documents without a model")
     parser.add_argument("--mode", choices=MODES, default="auto", help="how to answer; default: %(default)s")
     parser.add_argument("-k", type=int, default=5, metavar="N", help="passages to answer from; default: %(default)s")
-    parser.add_argument("--file", action="append", metavar="NAME", help="only from this file; may be given again")
+    add_filters(parser)
+    add_rerank(parser)
     add_sampling(parser)
     add_json(parser)
     found = parser.parse(argv)
@@ -42,16 +42,17 @@ def run(argv: list[str]) -> int:
             mode=found.mode,
             k=found.k,
             sampling=sampling_of(found),
-            filters={"files": tuple(found.file)} if found.file else None,
+            filters=filters_of(found),
+            rerank=found.rerank,
         )
         for event in events:
             if isinstance(event, AnswerDelta):
                 if not found.json:
                     write(event.text)
             elif found.json:
-                as_json(_plain(event, model))
+                as_json(plain_answer(event, model))
             else:
-                _show(event)
+                show_answer(event)
     return 0
 
 
@@ -62,17 +63,3 @@ def model_of(found: argparse.Namespace, opened: contextlib.ExitStack) -> Model |
             raise BadInput(f"Answering by {found.mode} needs a model.", "Leave --model out, or choose --mode extract.")
         return None
     return opened.enter_context(load(model_name(found.model), **model_options(found)))
-
-
-def _show(answer: Any) -> None:
-    say()
-    show_notes(answer.notes)
-    if answer.citations:
-        say()
-        show_citations(map(dataclasses.asdict, answer.citations))
-
-
-def _plain(answer: Any, model: Model | None) -> dict[str, Any]:
-    told = dataclasses.asdict(answer)
-    told["model"] = model.name if model and answer.mode != "extract" else None
-    return told

@@ -1,32 +1,51 @@
-"""`hanpaca chat`: talk to a model in the terminal, or pipe messages into it.
+"""`hanpaca chat`: talk to a model in the terminal, or pipe messages into it; with --library, about one's documents.
 
 Ctrl+C stops the answer that is being written and keeps the conversation; Ctrl+D ends.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import sys
-from collections.abc import Generator, Iterator
-from typing import cast
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, cast
 
 from ...core import Delta, Message, Model, Sampling, load
 from ...core.errors import BadInput, ContextOverflow
+from .answers import plain_answer, show_answer, write
 from .arguments import Parser, add_json, add_model, add_sampling, sampling_of
+from .ask import NO_MODEL, model_of
+from .library import open_library
 from .output import as_json, note, say
 from .places import model_name, model_options
 
+if TYPE_CHECKING:
+    from ...rag import AnswerDelta, Library
+
 HELP = "/clear begins anew, /retry answers the last message again, /exit or Ctrl+D ends, Ctrl+C stops an answer."
+
+
+Reply = Callable[[list[Message]], str]
+"""Writes the answer to the last message and returns it, also when it was stopped."""
 
 
 def run(argv: list[str]) -> int:
     """Answer messages until the input ends."""
     parser = Parser("chat", "Talk to a model. In a pipe each line is one message.")
     parser.add_argument("message", nargs="*", help="answer this one message and end")
-    add_model(parser)
+    parser.add_argument(
+        "--library", metavar="NAME|PATH", help="answer from the documents of this library, with sources"
+    )
+    add_model(parser, extra=f"; with --library `{NO_MODEL}` quotes the documents without a model")
     parser.add_argument("--system", metavar="TEXT", help="the system prompt; default: the model's own")
     add_sampling(parser)
     add_json(parser)
     found = parser.parse(argv)
+    if found.library is not None:
+        return _about_documents(found)
+    if found.model == NO_MODEL:
+        raise BadInput("Without a library there is nothing to quote.", "Name a model, or give --library.")
     with load(model_name(found.model), system_prompt=found.system, **model_options(found)) as model:
         if model.kind == "base":
             raise BadInput(
@@ -35,8 +54,52 @@ def run(argv: list[str]) -> int:
         sampling = Sampling.of(sampling_of(found))
         if found.message:
             return _once(model, " ".join(found.message), sampling, found.json)
-        _converse(model, sampling)
+        _converse(model.name, lambda messages: _answer(model, messages, sampling))
     return 0
+
+
+def _about_documents(found: argparse.Namespace) -> int:
+    """Every message is a question to the library; what was said before makes it whole."""
+    if found.system is not None:
+        raise BadInput(
+            "--system and --library exclude each other.", "Answers from documents have a prompt of their own."
+        )
+    with contextlib.ExitStack() as opened:
+        library = opened.enter_context(open_library(found))
+        model = model_of(found, opened)
+        sampling = Sampling.of(sampling_of(found))
+        if found.message and found.json:
+            from ...rag import answer
+
+            as_json(plain_answer(answer(library, model, " ".join(found.message), sampling=sampling), model))
+        elif found.message:
+            _quote(library, model, [Message("user", " ".join(found.message))], sampling)
+        else:
+            name = f"{model.name if model else 'No model'}, library {found.library}"
+            _converse(name, lambda messages: _quote(library, model, messages, sampling))
+    return 0
+
+
+def _quote(library: Library, model: Model | None, messages: list[Message], sampling: Sampling) -> str:
+    """One answer from the documents, with its sources."""
+    from ...rag import Answer, stream_answer
+
+    *history, question = messages
+    parts: list[str] = []
+    events = stream_answer(library, model, question.content, history=history, sampling=sampling)
+    with contextlib.closing(cast("Generator[AnswerDelta | Answer]", events)):
+        try:
+            for event in events:
+                if isinstance(event, Answer):
+                    show_answer(event)
+                else:
+                    parts.append(event.text)
+                    write(event.text)
+        except KeyboardInterrupt:
+            note(" [stopped]")
+        except ContextOverflow as error:
+            note(f"{error} /clear begins a new conversation.")
+    return "".join(parts)
 
 
 def _once(model: Model, text: str, sampling: Sampling, json: bool) -> int:
@@ -50,10 +113,10 @@ def _once(model: Model, text: str, sampling: Sampling, json: bool) -> int:
     return 0
 
 
-def _converse(model: Model, sampling: Sampling) -> None:
+def _converse(name: str, reply: Reply) -> None:
     messages: list[Message] = []
     if sys.stdin.isatty():
-        note(f"{model.name}. {HELP}")
+        note(f"{name}. {HELP}")
     for line in _lines():
         if line in ("/exit", "/quit"):
             return
@@ -68,7 +131,7 @@ def _converse(model: Model, sampling: Sampling) -> None:
             continue
         else:
             messages.append(Message("user", line))
-        text = _answer(model, messages, sampling)
+        text = reply(messages)
         if text:
             messages.append(Message("assistant", text))
         else:
@@ -86,7 +149,9 @@ def _lines() -> Iterator[str]:
         except EOFError:
             return
         except KeyboardInterrupt:
-            note("")
+            if not terminal:
+                raise
+            note("")  # at the prompt it begins a new line, as in a shell
             continue
         if not terminal and not line:
             return

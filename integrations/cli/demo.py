@@ -13,7 +13,8 @@ from typing import Any
 from ...core.errors import BadInput
 from .answers import show_citations, show_notes, write
 from .arguments import Parser, add_json, add_library, add_model
-from .library import open_library, show_report, synced
+from .ingest import show_report, synced
+from .library import open_library
 from .output import as_json, say
 from .places import library_folder, model_name, model_options
 

@@ -1,20 +1,17 @@
-"""Commands that fill and show a library: `ingest`, `sources`, `delete`, `search`."""
+"""Commands that show a library and take from it: `sources`, `delete`, `search`."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.errors import BadInput
 from .arguments import Parser, add_json, add_library
-from .output import as_json, note, progress, quoted, say, short, size, table
+from .output import as_json, note, quoted, say, short, size, table
 from .places import library_folder
 
 if TYPE_CHECKING:
-    from ...rag import Library
-    from ...rag.sync import SyncReport
+    from ...rag import Hit, Library
 
 
 def open_library(found: argparse.Namespace, *, create: bool = False, embedder: str | None = None) -> Library:
@@ -22,58 +19,6 @@ def open_library(found: argparse.Namespace, *, create: bool = False, embedder: s
     from ...rag import Library
 
     return Library.open(library_folder(found.library), embedder=embedder, create=create)
-
-
-def ingest(argv: list[str]) -> int:
-    """Read documents into a library; 2 where a named file, or everything, could not be read."""
-    parser = Parser(
-        "ingest", "Read documents and folders into a library. Run again at any time: only changes are read."
-    )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="FILE|FOLDER")
-    add_library(parser)
-    parser.add_argument("--embedder", metavar="NAME", help="embedding model of a new library; default: the bundled one")
-    add_json(parser)
-    found = parser.parse(argv)
-    with open_library(found, create=True, embedder=found.embedder) as library:
-        report = synced(library, found.paths)
-    if found.json:
-        as_json({"library": str(library.folder), **dataclasses.asdict(report)})
-    else:
-        show_report(report)
-    return _code(report, found.paths)
-
-
-def synced(library: Library, paths: list[Path]) -> SyncReport:
-    """Bring the library in step with `paths`, with a bar on a terminal."""
-    titles = {"read": "Reading", "embed": "Embedding"}
-    with progress("Library") as show:
-        return library.sync(
-            paths, lambda step: show(step.done, step.total, f"{titles.get(step.stage, '')} {Path(step.name).name}")
-        )
-
-
-def show_report(report: SyncReport) -> None:
-    """What a sync did: one line of figures, then what could not be read."""
-    counts = {
-        "added": len(report.added),
-        "changed": len(report.changed),
-        "renamed": len(report.renamed),
-        "unchanged": len(report.unchanged),
-        "removed": len(report.removed),
-    }
-    told = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "nothing"
-    say(f"Files: {told}. Passages: {report.passages} read, {report.embedded} embedded. {report.seconds:.1f} s.")
-    for path, message in report.warnings:
-        note(f"warning: {short(path)}: {message}")
-    for path, message in report.failed:
-        note(f"not read: {short(path)}: {message}")
-
-
-def _code(report: SyncReport, paths: list[Path]) -> int:
-    named = {str(path.absolute()) for path in paths}
-    nothing = not (report.added or report.changed or report.renamed or report.unchanged)
-    failed = any(path in named for path, _ in report.failed) or (nothing and bool(report.failed))
-    return BadInput.exit_code if failed else 0
 
 
 def sources(argv: list[str]) -> int:
@@ -89,8 +34,8 @@ def sources(argv: list[str]) -> int:
         return 0
     if files:
         table(
-            ["file", "kind", "passages", "size"],
-            [[short(info.path), info.kind, str(info.passages), size(info.size)] for info in files],
+            ["file", "kind", "encoding", "passages", "size"],
+            [[short(info.path), info.kind, info.encoding or "", str(info.passages), size(info.size)] for info in files],
         )
     passages = f"{stats.passages} passages ({stats.embedded} embedded)"
     say(f"{stats.files} files, {passages}, {size(stats.bytes_on_disk)} on disk")
@@ -127,19 +72,77 @@ def search(argv: list[str]) -> int:
     add_library(parser)
     parser.add_argument("-k", type=int, default=5, metavar="N", help="how many passages; default: %(default)s")
     parser.add_argument("--mode", choices=MODES, default=MODES[0], help="default: %(default)s")
+    add_filters(parser)
+    parser.add_argument(
+        "--neighbours", type=int, default=0, metavar="N", help="show N passages before and after each one too"
+    )
+    add_rerank(parser)
+    parser.add_argument("--explain", action="store_true", help="say why each passage came")
     add_json(parser)
     found = parser.parse(argv)
     with open_library(found) as library:
-        hits = library.search(" ".join(found.question), k=found.k, mode=found.mode)
+        hits = library.search(
+            " ".join(found.question),
+            found.k,
+            found.mode,
+            filters_of(found),
+            neighbours=found.neighbours,
+            rerank=found.rerank,
+        )
     if found.json:
         as_json({"hits": [_plain(hit) for hit in hits]})
         return 0
     for number, hit in enumerate(hits, 1):
         say(f"[{number}] {short(hit.file)}, {hit.place}  ({hit.score:.2f})")
+        if found.explain:
+            say(f"      {_reasons(hit)}")
         say(quoted(hit.text))
     if not hits:
         say("Nothing fits.")
     return 0
+
+
+def add_filters(parser: Parser) -> None:
+    """`--file`, `--folder`, `--type`, `--after`, `--before`: which documents to look in."""
+    again = "; may be given again"
+    parser.add_argument("--file", action="append", metavar="NAME", help=f"only in this file, * and ? allowed{again}")
+    parser.add_argument("--folder", action="append", metavar="PATH", help=f"only below this folder{again}")
+    parser.add_argument("--type", action="append", metavar="TYPE", help=f"only in files such as pdf or docx{again}")
+    parser.add_argument("--after", metavar="DATE", help="only in files changed on this day (2026-01-31) or later")
+    parser.add_argument("--before", metavar="DATE", help="only in files changed earlier than this day")
+
+
+def filters_of(found: argparse.Namespace) -> dict[str, Any]:
+    """The filters that were given, by the names of `Filters`."""
+    named = {
+        "files": found.file,
+        "folders": found.folder,
+        "kinds": found.type,
+        "after": found.after,
+        "before": found.before,
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def add_rerank(parser: Parser) -> None:
+    """`--rerank`: a cross-encoder that orders the passages anew."""
+    parser.add_argument(
+        "--rerank", metavar="NAME|FOLDER", help="a sentence-transformers cross-encoder that orders the passages anew"
+    )
+
+
+def _reasons(hit: Hit) -> str:
+    """One line: what speaks for a passage."""
+    why = hit.explain
+    parts = [f"terms {' '.join(why['terms']) or '-'} ({why['keywords']:.2f})"]
+    if why["cosine"] is not None:
+        parts.append(f"cosine {why['cosine']:.3f}")
+    if "rerank" in why:
+        parts.append(f"reranker {why['rerank']:.3f}")
+    if why["other_language"]:
+        parts.append("another language than the question's")
+    parts += [f"the same text in {short(same['file'])}, line {same['line']}" for same in why["same_text"]]
+    return "; ".join(parts)
 
 
 def _plain(value: Any) -> dict[str, Any]:

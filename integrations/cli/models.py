@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from ...core.catalog import CatalogEntry, entries
 from ...core.errors import ModelNotFound
 from .arguments import Parser, add_json
-from .output import as_json, say, table
+from .output import as_json, say, size, table
 
 
 def run(argv: list[str]) -> int:
@@ -15,8 +16,18 @@ def run(argv: list[str]) -> int:
     parser = Parser("models", "The models that have a name here. Any other .gguf file can be named by its path.")
     parser.add_argument("--kind", choices=["base", "chat"], help="only models that continue texts, or that chat")
     parser.add_argument("--here", action="store_true", help="only what is on this machine")
+    parser.add_argument(
+        "--fit", action="store_true", help="what fits into this machine's memory, and with what context"
+    )
+    parser.add_argument("--cached", action="store_true", help="every downloaded file, unfinished downloads too")
     add_json(parser)
     found = parser.parse(argv)
+    if found.fit and found.cached:
+        parser.error("--fit and --cached do not go together")
+    if found.cached:
+        return _cached(found.json)
+    if found.fit:
+        return _fit([known for known in entries() if found.kind in (None, known.kind)], found.json)
     rows = [_row(known) for known in entries() if found.kind in (None, known.kind)]
     rows = [row for row in rows if row["files"] or not found.here]
     if found.json:
@@ -25,6 +36,46 @@ def run(argv: list[str]) -> int:
         say("None of these is on this machine yet. `hanpaca pull chinese-alpaca-2-7b` downloads one.")
     else:
         _print(rows)
+    return 0
+
+
+def _cached(json: bool) -> int:
+    from ...core.cache import cache_folder, cached
+
+    models = cached()
+    if json:
+        as_json({"folder": str(cache_folder()), "models": [dataclasses.asdict(model) for model in models]})
+        return 0
+    if not models:
+        say(f"Nothing is downloaded yet ({cache_folder()}). `hanpaca pull NAME` downloads a model.")
+        return 0
+    rows = [[m.name, size(m.size), "complete" if m.complete else "unfinished", str(m.path)] for m in models]
+    table(["name", "size", "state", "path"], rows)
+    say()
+    say(f"{size(sum(model.size for model in models))} in all. `hanpaca rm NAME` deletes one.")
+    return 0
+
+
+def _fit(models: list[CatalogEntry], json: bool) -> int:
+    from ...core.memory import available, fits
+
+    memory = available()
+    rows = fits(models, memory)
+    if json:
+        as_json({"memory_free": memory, "fits": [dataclasses.asdict(row) | {"fits": row.fits} for row in rows]})
+        return 0
+    say(f"{size(memory)} of memory are free. The longest context by type of keys and values (--kv-type), in tokens;")
+    say("beyond a model's own window adaptive NTK serves, up to 4.5 times of it.")
+    say()
+    kinds = ("f16", "q8_0", "q4_0")
+    table(
+        ["name", "type", "weights", "own window", *kinds],
+        [
+            [row.name, row.type, size(row.weights), f"{row.native_context:,}"]
+            + [f"{row.contexts[kind]:,}" if row.contexts[kind] else "-" for kind in kinds]
+            for row in rows
+        ],
+    )
     return 0
 
 

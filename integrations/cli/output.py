@@ -28,9 +28,9 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def as_json(value: Any) -> None:
-    """One JSON object, readable by people too."""
-    say(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+def as_json(value: Any, *, lines: bool = True) -> None:
+    """One JSON object, readable by people too; on one line where more objects follow (`lines` False)."""
+    say(json.dumps(value, ensure_ascii=False, indent=2 if lines else None, default=str))
 
 
 def width(text: str) -> int:

@@ -36,7 +36,7 @@ def model_options(found: argparse.Namespace) -> dict[str, Any]:
         # So small a model gains little from a second thread, and loses much where other programs run: its threads
         # wait for each other hundreds of times for a token.
         threads = 1
-    given = {"context": found.context, "threads": threads}
+    given = {"context": found.context, "kv_type": found.kv_type, "threads": threads}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -1,18 +1,69 @@
-"""Commands that tend a library: `reindex`, `backup`, `restore`; and `summarize` for one of its documents."""
+"""Commands that tend a library: `eval`, `reindex`, `backup`, `restore`; and `summarize` for one of its documents."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...core.errors import BadInput
 from .answers import show_citations, show_notes
 from .arguments import Parser, add_json, add_library, add_model, add_sampling, sampling_of
 from .ask import NO_MODEL, model_of
-from .library import open_library
-from .output import as_json, progress, say, size
+from .library import add_rerank, open_library
+from .output import as_json, note, progress, say, size, table
 from .places import library_folder
+
+if TYPE_CHECKING:
+    from ...rag.evaluation import Evaluation
+
+
+def evaluate(argv: list[str]) -> int:
+    """Ask a file of questions and compare what search finds with what it should."""
+    from ...rag import evaluation
+    from ...rag.retrieval import MODES
+
+    parser = Parser("eval", "Measure search on your own questions: recall, rank, refusals, time.")
+    parser.add_argument(
+        "questions",
+        type=Path,
+        metavar="QUESTIONS.jsonl",
+        help='lines such as {"question": "…", "file": "a.pdf", "answer": "…"}; "answerable": false if it has none',
+    )
+    add_library(parser)
+    parser.add_argument("--mode", choices=MODES, default=MODES[0], help="default: %(default)s")
+    add_rerank(parser)
+    add_json(parser)
+    found = parser.parse(argv)
+    questions = evaluation.read_questions(found.questions)
+    with open_library(found) as library, progress("Asking") as show:
+        result = evaluation.evaluate(
+            library, questions, found.mode, rerank=found.rerank, on_question=lambda done, total: show(done, total, "")
+        )
+    if found.json:
+        as_json(result.as_dict())
+    else:
+        _show(result)
+    return 0
+
+
+def _show(result: Evaluation) -> None:
+    rows = [[f"answer among the first {k}", f"{share:.1%}"] for k, share in result.recall.items()]
+    named = {
+        "mean reciprocal rank": result.mrr,
+        "answerable questions refused": result.refused_answerable,
+        "unanswerable questions refused": result.refused_unanswerable,
+    }
+    rows += [
+        [name, f"{value:.1%}" if "refused" in name else f"{value:.3f}"]
+        for name, value in named.items()
+        if value is not None
+    ]
+    rows += [["seconds, median", f"{result.seconds_median:.3f}"], ["seconds, 95 of 100", f"{result.seconds_p95:.3f}"]]
+    table([f"{result.questions} questions", ""], rows)
+    for question in result.missed:
+        note(f"not found: {question}")
 
 
 def reindex(argv: list[str]) -> int:

