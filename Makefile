@@ -12,11 +12,12 @@ help:            ## show these lines
 demo: $(BIN)/.installed-demo            ## ask the manual one English and one Chinese question, offline
 	@$(BIN)/hanpaca demo --library .demo
 
+# Waiting threads sleep in tests: two native libraries that spin on two cores starve each other.
 test: $(BIN)/.installed-dev            ## run the tests (HANPACA_DATA=FOLDER adds those on real data)
-	$(BIN)/pytest tests -c tests/pytest.ini -m "not slow"
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest tests -c tests/pytest.ini -m "not slow"
 
 test-slow: $(BIN)/.installed-dev            ## run the tests that take minutes
-	$(BIN)/pytest tests -c tests/pytest.ini -m slow
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest tests -c tests/pytest.ini -m slow
 
 lint: $(BIN)/.installed-dev            ## ruff, its formatter, and strict types
 	$(BIN)/ruff check .
@@ -41,10 +42,11 @@ clean:            ## remove what make made: .venv, the demo's library, builds an
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than what it was installed from, so a second run installs nothing.
+# A .venv without pip is what python3 leaves behind where Debian's python3-venv is missing.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "Hanpaca needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; echo "On Debian and Ubuntu: apt install python3-venv"; exit 1; }
 
 $(BIN)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing (the first time llama.cpp is compiled for this CPU: about five minutes on two cores)"

@@ -21,8 +21,9 @@ FRAMEWORK = {
     "server": {"fastapi", "uvicorn"},
 }
 """What importing an adapter may load."""
-SHOWS = {("integrations.cli.demo", "langchain")}
-"""The demo shows the LangChain adapter as a user's script would: the one place where an adapter uses another."""
+SHOWS = {("integrations.cli.demo", "langchain"), ("integrations.cli.serve", "server")}
+"""The demo shows the LangChain adapter as a user's script would, and `hanpaca serve` starts the server: the two places
+where an adapter uses another."""
 
 
 def modules() -> Iterator[tuple[str, Path]]:

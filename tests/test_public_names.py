@@ -10,8 +10,11 @@ PUBLIC = {
         "Answer", "AnswerDelta", "Citation", "Hit", "Library", "aanswer", "answer", "astream_answer", "stream_answer",
     ],
     "hanpaca.integrations.langchain": [
-        "ChatHanpaca", "HanpacaEmbeddings", "HanpacaLLM", "HanpacaRetriever", "question_answering",
+        "ChatHanpaca", "HanpacaEmbeddings", "HanpacaLLM", "HanpacaLoader", "HanpacaRetriever", "document_summary",
+        "question_answering",
     ],
+    "hanpaca.integrations.server": ["ServerSettings", "create_app"],
+    "hanpaca.integrations.llama_index": ["HanpacaEmbedding", "HanpacaLLM", "HanpacaReader", "HanpacaRetriever"],
 }  # fmt: skip
 
 
