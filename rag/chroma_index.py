@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import BadInput, EngineUnavailable
+from .chroma_files import blank_unused
 from .store import Store
 from .vector_rows import GROUPS, Ranking, group_of, read_vectors, unpack
 
@@ -255,6 +256,9 @@ class ChromaIndex:
                 ids, matrix = unpack([row for row in rows if group_of(row[2]) == group])
                 if len(ids):
                     collection.upsert(ids=[str(number) for number in ids], embeddings=matrix)
+        if self._server is None:
+            for generation in self._folder.glob("[0-9]*"):
+                blank_unused(generation)
 
     def _remove(self, passages: Sequence[int]) -> None:
         for at in range(0, len(passages), BATCH):

@@ -66,6 +66,21 @@ def test_a_search_in_a_small_library_loads_no_chroma(tmp_path: Path, documents: 
     assert ran.stdout == "[]\n", ran.stderr
 
 
+def test_room_for_vectors_to_come_holds_nothing(tmp_path: Path, documents: Path) -> None:
+    with Library.open(tmp_path / "library", HashedEmbedder()) as library:
+        library.sync([documents])
+        files = sorted((tmp_path / "library" / "chroma").rglob("data_level0.bin"))
+        assert files
+        assert not any(path.read_bytes().strip(b"\0") for path in files)  # fewer than Chroma writes to this file
+        files[0].write_bytes(b"secret" + bytes(files[0].stat().st_size - 6))
+        (documents / "later.txt").write_text("后来的话。", encoding="utf-8")
+        library.sync([documents])
+        assert not any(path.read_bytes().strip(b"\0") for path in files)
+        ids = vector_ids(library)
+    with Library.open(tmp_path / "library", HashedEmbedder()) as library:
+        assert library.vectors.indexed() == ids
+
+
 @pytest.mark.usefixtures("large")
 def test_another_process_has_it_open(tmp_path: Path, documents: Path) -> None:
     with Library.open(tmp_path / "library", HashedEmbedder()) as library:
