@@ -13,7 +13,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.messages import AnyMessage, HumanMessage
 from langgraph.graph import END, START, StateGraph
-from loops import ENDLESS, stops_soon, ticking, two_slides
+from loops import ENDLESS, stops_soon, ticking, two_slides, wire
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
@@ -113,13 +113,17 @@ async def test_every_way_to_answer_is_a_runnable(retriever: HanpacaRetriever, mo
 
 
 @pytest.mark.parametrize("mode", ["stuff", "refine", "map_reduce"])
-async def test_a_cancelled_chain_stops_the_model(retriever: HanpacaRetriever, mode: str) -> None:
+async def test_a_cancelled_chain_stops_the_model(
+    retriever: HanpacaRetriever, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = chat(context=8192, max_tokens=2000, logit_bias=ENDLESS)
     await model.ainvoke("hello", max_tokens=1)
+    sent = wire(model.loaded().engine, monkeypatch)
     chain = question_answering(retriever, model, mode=mode, abstain=False)
     async with ticking() as ticks:
         task = asyncio.create_task(chain.ainvoke(QUESTION))
-        await asyncio.sleep(1)
+        while not sent:
+            await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -169,11 +173,13 @@ def test_a_summary_without_a_model_quotes(documents: Path) -> None:
         document_summary().invoke([])
 
 
-async def test_a_cancelled_summary_stops_the_model(documents: Path) -> None:
+async def test_a_cancelled_summary_stops_the_model(documents: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = chat(context=2048, max_tokens=400, logit_bias=ENDLESS)
     await model.ainvoke("hello", max_tokens=1)
+    sent = wire(model.loaded().engine, monkeypatch)
     task = asyncio.create_task(document_summary(model).ainvoke(HanpacaLoader(documents / "long.txt").load()))
-    await asyncio.sleep(1)
+    while not sent:
+        await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
