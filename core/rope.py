@@ -10,11 +10,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 from .errors import BadInput, UnsupportedFeature
 
+Extension = Literal["ntk", "yarn"]
+"""What stretches a model beyond its own window: adaptive NTK moves the base; YaRN, by length / window, is as in its
+paper but for the training. Both were measured: the manual's page on contexts has the figures."""
 Scaling = Literal["none", "linear", "yarn", "llama3", "file"]
 SCALINGS: tuple[Scaling, ...] = ("none", "linear", "yarn", "llama3", "file")
 LLAMA_CPP_TYPES = {"none": 0, "linear": 1, "yarn": 2}
@@ -65,10 +68,13 @@ class RopePlan:
 
     context: int
     rope: Rope
+    """The model's own, or stretched further by YaRN."""
     base: float
     """θ of this plan: the model's own, or moved by adaptive NTK."""
     alpha: float = 1.0
-    """1 where the model's own window serves."""
+    """1 where the model's own window serves, and for YaRN."""
+    extension: Extension | None = None
+    """None where the model's own window serves."""
 
     @property
     def freq_scale(self) -> float:
@@ -78,7 +84,7 @@ class RopePlan:
     @property
     def is_native(self) -> bool:
         """Whether the model is used exactly as trained."""
-        return self.base == self.rope.base
+        return self.base == self.rope.base and self.extension != "yarn"
 
     @property
     def magnitude(self) -> float:
@@ -152,18 +158,22 @@ class RopePlan:
             )
 
 
-def plan(rope: Rope, context: int, alpha: float | Literal["auto"] = "auto") -> RopePlan:
-    """The plan for `context` positions (at least 1): the model as it is inside its own window, adaptive NTK beyond.
+def plan(rope: Rope, context: int, alpha: float | Literal["auto"] = "auto", extension: Extension = "ntk") -> RopePlan:
+    """The plan for `context` positions (at least 1): the model as it is inside its own window, stretched beyond.
 
-    With `alpha="auto"`: alpha = context / (native / 2) - 1, and base' = base · alpha^(dim / (dim - 2)), the formula
+    With "ntk" and `alpha="auto"`: alpha = context / (native / 2) - 1, and base' = base · alpha^(dim / (dim - 2)), the formula
     published with the models, where native is the model's own window. A number (at least 1) fixes alpha beyond the
-    window. Raises `BadInput` for other values, and `UnsupportedFeature` beyond the window of a model whose frequencies
-    are a table in the file (Llama 3's are): llama.cpp would move the base and keep the table.
+    window. With "yarn" the factor is context / `trained`, and there is no alpha. Raises `BadInput` for other values, and
+    `UnsupportedFeature` beyond the window of a model whose frequencies are a table in the file (Llama 3's are), since
+    llama.cpp would move the base and keep the table, and for YaRN on top of position interpolation.
     """
     if isinstance(context, bool) or not isinstance(context, int) or context < 1:
         raise BadInput(f"A context is a whole number of positions, at least 1, not {context!r}.", "For example 12288.")
     if alpha != "auto" and (isinstance(alpha, bool | str) or not 1 <= alpha < math.inf):
         raise BadInput(f"alpha is a number of at least 1, or 'auto', not {alpha!r}.")
+    check_extension(extension)
+    if extension == "yarn" and alpha != "auto":
+        raise BadInput("YaRN has no alpha.", "Leave out alpha, or the extension.")
     if context <= rope.native_context:
         return RopePlan(context, rope, rope.base)
     if rope.scaling in ("llama3", "file"):
@@ -171,8 +181,25 @@ def plan(rope: Rope, context: int, alpha: float | Literal["auto"] = "auto") -> R
             f"This model's RoPE is stretched to {rope.native_context:,} positions already, by factors of its own.",
             f"Use a context of at most {rope.native_context:,}.",
         )
+    if extension == "yarn":
+        return RopePlan(context, _stretched(rope, context), rope.base, extension="yarn")
     chosen = context / (rope.native_context / 2) - 1 if alpha == "auto" else float(alpha)
-    return RopePlan(context, rope, rope.base * chosen ** (rope.dim / (rope.dim - 2)), chosen)
+    return RopePlan(context, rope, rope.base * chosen ** (rope.dim / (rope.dim - 2)), chosen, "ntk")
+
+
+def check_extension(extension: object) -> None:
+    """Raise `BadInput` unless it is one that there is."""
+    if extension not in get_args(Extension):
+        raise BadInput(f"extension {extension!r} is not known.", f"Valid: {', '.join(get_args(Extension))}.")
+
+
+def _stretched(rope: Rope, context: int) -> Rope:
+    if rope.scaling == "linear":
+        raise UnsupportedFeature(
+            "YaRN cannot be laid on top of this model's position interpolation.", 'Use the extension "ntk".'
+        )
+    original = rope.original if rope.scaling == "yarn" else rope.trained
+    return replace(rope, scaling="yarn", factor=context / rope.trained, original=original)
 
 
 def context_sizes(rope: Rope, limit: int) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadInput, UnsupportedFeature
-from ..rope import Rope, RopePlan
+from ..rope import Extension, Rope, RopePlan, check_extension
 from .base import Request
 from .llama_native import KV_TYPES, physical_cores
 from .llama_sampling import Sampler
@@ -36,6 +36,8 @@ class LlamaCppOptions:
     what half of the free memory holds."""
     alpha: float | Literal["auto"] = "auto"
     """NTK alpha beyond the native window; "auto" computes it from each request's length."""
+    extension: Extension = "ntk"
+    """What stretches the model beyond its native window: adaptive NTK, or YaRN."""
     cells: int | None = None
     """Cache cells shared by all requests of a context, which has one for each of its tokens at least; None: up to four
     times the context, as memory allows."""
@@ -70,6 +72,7 @@ class LlamaCppOptions:
         if self.kv_type.startswith("q") and not self.flash_attention:
             raise BadInput(f"A {self.kv_type} cache needs flash attention.", "Leave flash_attention on.")
         check_alpha(self.alpha)
+        check_extension(self.extension)
         check_whole_numbers(
             self,
             [
@@ -103,8 +106,8 @@ class LlamaCppEngine(LocalEngine):
         self.chat_template = native.meta("tokenizer.chat_template")
         self._extend(rope, options.context or self._shared.fitting_context(rope.native_context, options.kv_type))
         self._loras = tuple((stamp(Path(lora)), scale) for lora, scale in options.loras)
-        how = f"kv={options.kv_type} fa={options.flash_attention} alpha={options.alpha} context={self.context}"
-        self.identity = f"llama.cpp {stamp(path)} {how} loras={self._loras}"
+        how = f"kv={options.kv_type} fa={options.flash_attention} {options.extension} alpha={options.alpha}"
+        self.identity = f"llama.cpp {stamp(path)} {how} context={self.context} loras={self._loras}"
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         self._check_open()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ..errors import BadInput, Busy, Closed, ContextOverflow, EngineFailure, HanpacaError
-from ..rope import Rope, RopePlan, context_sizes, plan
+from ..rope import Extension, Rope, RopePlan, context_sizes, plan
 from .assembly import Assembly
 from .base import Listener, Request, Vocabulary
 from .generation import GenerationHandle, GenerationJob, ScoreJob, TokenSampler
@@ -32,6 +32,8 @@ class LocalOptions(Protocol):
     def context(self) -> int | None: ...
     @property
     def alpha(self) -> float | Literal["auto"]: ...
+    @property
+    def extension(self) -> Extension: ...
     @property
     def queue(self) -> int: ...
 
@@ -60,7 +62,9 @@ class LocalEngine:
         """Settle the lengths: `context` tokens at most, with a plan for each size up to it."""
         self.native_context = rope.native_context
         self.context = context
-        self._plans = [plan(rope, size, self._limits.alpha) for size in context_sizes(rope, context)]
+        self._plans = [
+            plan(rope, size, self._limits.alpha, self._limits.extension) for size in context_sizes(rope, context)
+        ]
 
     # -- what a subclass says ------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import BadInput
-from ..rope import Rope, RopePlan
+from ..rope import Extension, Rope, RopePlan, check_extension
 from .batching import Scheduler
 from .local import check_alpha, check_whole_numbers
 from .shared import Shared
@@ -32,6 +32,8 @@ class TransformersOptions:
     """Longest prompt + answer in tokens. Beyond the native window adaptive NTK serves. None: the native window."""
     alpha: float | Literal["auto"] = "auto"
     """NTK alpha beyond the native window; "auto" computes it from each request's length."""
+    extension: Extension = "ntk"
+    """What stretches the model beyond its native window: adaptive NTK, or YaRN."""
     dtype: str = "auto"
     """Number format: float32, bfloat16, float16, or auto, which the hardware decides."""
     quantization: str | None = None
@@ -53,6 +55,7 @@ class TransformersOptions:
         if self.quantization not in QUANTIZATIONS:
             raise BadInput(f"quantization {self.quantization!r} is not known.", "Valid: 8bit, 4bit, or none.")
         check_alpha(self.alpha)
+        check_extension(self.extension)
         check_whole_numbers(
             self,
             [

@@ -40,7 +40,7 @@ class TransformersEngine(LocalEngine):
         self.vocabulary = self._tokenizer.vocabulary
         self.chat_template = self._tokenizer.chat_template
         self._extend(loaded.rope, options.context or loaded.rope.native_context)
-        settings = f"{loaded.dtype} {loaded.attention} {options.quantization} alpha={options.alpha}"
+        settings = f"{loaded.dtype} {loaded.attention} {options.quantization} {options.extension} alpha={options.alpha}"
         self.identity = f"transformers {self._shared.stamp} {settings} context={self.context}"
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:

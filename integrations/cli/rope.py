@@ -26,10 +26,16 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("--context", type=int, metavar="N", help="prompt and answer together; default: the model's own")
     parser.add_argument("--alpha", type=_alpha, default="auto", help="a fixed NTK alpha; default: from the length")
+    parser.add_argument(
+        "--extension",
+        default="ntk",
+        metavar="ntk|yarn",
+        help="what stretches the model beyond its window; default: ntk",
+    )
     add_json(parser)
     found = parser.parse(argv)
     rope = rope_for(found.model)
-    chosen = plan(rope, rope.native_context if found.context is None else found.context, found.alpha)
+    chosen = plan(rope, rope.native_context if found.context is None else found.context, found.alpha, found.extension)
     flags = {"vllm": _or_reason(chosen.vllm), "llama_server": chosen.llama_server()}
     report = {
         "model": found.model,
@@ -37,6 +43,7 @@ def run(argv: list[str]) -> int:
         "native_context": rope.native_context,
         "method": _method(chosen),
         "alpha": chosen.alpha,
+        "extension": chosen.extension,
         "fixed_alpha": None if found.alpha == "auto" else found.alpha,
         "base": chosen.base,
         "llama_cpp": chosen.llama_cpp(),
@@ -73,6 +80,8 @@ def _method(chosen: Any) -> str:
         "llama3": f"Llama 3's factors, ×{chosen.rope.factor:g} from {chosen.rope.original:,}",
         "file": "the file's own factors",
     }[chosen.rope.scaling]
+    if chosen.extension == "yarn":
+        return f"{own}, without training"
     on_top = "" if chosen.is_native else f"adaptive NTK, alpha {chosen.alpha:g}, base {chosen.base:,.1f}"
     return ", then ".join(filter(None, [own, on_top])) or "as trained"
 
@@ -81,7 +90,8 @@ def _print(report: dict[str, Any]) -> None:
     say(f"{report['model']}: {report['context']:,} tokens (its own window: {report['native_context']:,})")
     say(f"method        {report['method']}")
     alpha = "" if report["fixed_alpha"] is None else f", alpha={report['fixed_alpha']:g}"
-    say(f"hanpaca       load({report['model']!r}, context={report['context']}{alpha})")
+    yarn = ', extension="yarn"' if report["extension"] == "yarn" else ""
+    say(f"hanpaca       load({report['model']!r}, context={report['context']}{alpha}{yarn})")
     say("llama.cpp     " + ", ".join(f"{name} = {value:.9g}" for name, value in report["llama_cpp"].items()))
     for name in ("transformers", "vllm", "llama_server"):
         value, title = report[name], {"vllm": "vllm serve", "llama_server": "llama-server"}.get(name, name)

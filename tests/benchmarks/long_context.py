@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -42,8 +41,7 @@ def bar_for(windows: float) -> float:
 def plan_of(rope: Rope, length: int, word: str) -> RopePlan:
     """The plan that a word of `--plans` asks for."""
     if word == "yarn":
-        stretched = replace(rope, scaling="yarn", factor=max(1.0, length / rope.native_context), original=rope.trained)
-        return RopePlan(length, stretched, rope.base)
+        return plan(rope, length, extension="yarn")
     if word == "critical":
         return plan(rope, length, critical_alpha(rope, length))
     return plan(rope, length, "auto" if word == "auto" else float(word))
@@ -60,7 +58,7 @@ def critical_alpha(rope: Rope, length: int) -> float:
 
 def label(chosen: RopePlan) -> str:
     """What a plan is, for the report."""
-    if chosen.rope.scaling == "yarn" and chosen.is_native:
+    if chosen.extension == "yarn":
         return f"YaRN ×{chosen.rope.factor:g}"
     return "without NTK" if chosen.is_native else f"NTK alpha {chosen.alpha:g}, base {chosen.base:.0f}"
 
@@ -81,10 +79,9 @@ def with_llama_cpp(options: Any, text: str, longest: int) -> Callable[[RopePlan]
         tokens = enough(model.engine.tokenize(text), longest)
 
     def perplexity(chosen: RopePlan) -> float:
-        if chosen.rope != rope_for(options.model):
-            raise SystemExit("YaRN is measured with --engine torch only.")
         length = chosen.context
-        with load(options.model, context=length, cells=length, alpha=chosen.alpha, **engine) as model:
+        how = {"extension": "yarn"} if chosen.extension == "yarn" else {"alpha": chosen.alpha}
+        with load(options.model, context=length, cells=length, **how, **engine) as model:
             return tail_perplexity(model, tokens, length, options.tail)
 
     return perplexity
@@ -109,6 +106,8 @@ def main() -> int:
     add("--tail", type=int, default=2048, help="tokens at the end that are scored")
     add("--threads", type=int, help="default: one for each core")
     options = report.parse()
+    if not (options.text or options.data):
+        raise SystemExit("Name the data folder (--data or HANPACA_DATA), or a text of your own (--text FILE).")
     text = (options.text or options.data / "docs/txt/debmake-doc.en.txt").read_text(encoding="utf-8")
     lengths = [int(length) for length in options.lengths.split(",")]
     rope = rope_for(options.model)

@@ -26,19 +26,20 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return write_checkpoint(folder / "c", context=WINDOW, tokenizer_model=chinese_model, spread=0.08)
 
 
-def start(path: Path) -> Engine:
+def start(path: Path, extension: str) -> Engine:
     exact = {"kv_type": "f32", "flash_attention": False, "threads": 1} if path.suffix == ".gguf" else {}
-    return open_engine(resolve(path), {"context": LENGTH, **exact})
+    return open_engine(resolve(path), {"context": LENGTH, "extension": extension, **exact})
 
 
-def test_generation_equals_one_prefill(source: Path) -> None:
+@pytest.mark.parametrize("extension", ["ntk", "yarn"])
+def test_generation_equals_one_prefill(source: Path, extension: str) -> None:
     prompt = [1, *np.random.default_rng(3).integers(3, 290, LENGTH - NEW - 1).tolist()]
-    engine = start(source)
+    engine = start(source, extension)
     stepwise = streams.complete(engine, [Request(prompt, GREEDY)])[0].logprobs
     engine.close()  # and with it the cache, so that the next engine computes everything anew
     tokens = [entry.token for entry in stepwise]
     assert len(tokens) == NEW
-    engine = start(source)
+    engine = start(source, extension)
     scores = engine.score(prompt, [tokens])[0]
     reference = max(abs(score) for score in scores)
     assert max(abs(a.logprob - b) for a, b in zip(stepwise, scores, strict=True)) / reference <= 1e-5

@@ -159,6 +159,21 @@ def test_sizes_that_requests_are_rounded_up_to() -> None:
     assert context_sizes(PLAIN, 18_432) == (4096, 12_288, 18_432)
 
 
+def test_yarn_on_the_fly() -> None:
+    found = plan(PLAIN, 18_432, extension="yarn")
+    assert (found.base, found.alpha, found.is_native, found.rope.factor) == (PLAIN.base, 1.0, False, 4.5)
+    assert found.inv_freq() == plan(Rope(scaling="yarn", factor=4.5), 18_432).inv_freq()
+    assert plan(PLAIN, 4096, extension="yarn") == plan(PLAIN, 4096)
+    further = plan(YARN64K, 131_072, extension="yarn").rope
+    assert (further.factor, further.original) == (32.0, 4096)
+    with pytest.raises(UnsupportedFeature, match="position interpolation"):
+        plan(PI16K, 24_576, extension="yarn")
+    with pytest.raises(BadInput, match="no alpha"):
+        plan(PLAIN, 12_288, 4.0, "yarn")
+    with pytest.raises(BadInput, match="Valid: ntk, yarn"):
+        plan(PLAIN, 12_288, extension="linear")  # type: ignore[arg-type]
+
+
 def test_plans_are_keys() -> None:
     assert len({plan(PLAIN, 12_288), plan(Rope(), 12_288), plan(PI16K, 12_288)}) == 2
 
@@ -236,10 +251,19 @@ def reference_logits(
 
 
 @pytest.mark.parametrize(
-    ("scaling", "factor", "windows"),
-    [("none", 1.0, 0.5), ("none", 1.0, 3), ("linear", 4.0, 4), ("linear", 4.0, 6), ("yarn", 16.0, 3), ("yarn", 2.0, 3)],
+    ("scaling", "factor", "windows", "extension"),
+    [
+        ("none", 1.0, 0.5, "ntk"),
+        ("none", 1.0, 3, "ntk"),
+        ("linear", 4.0, 4, "ntk"),
+        ("linear", 4.0, 6, "ntk"),
+        ("yarn", 16.0, 3, "ntk"),
+        ("yarn", 2.0, 3, "ntk"),
+        ("none", 1.0, 3, "yarn"),
+        ("yarn", 2.0, 3, "yarn"),
+    ],
 )
-def test_llama_cpp_uses_these_frequencies(tmp_path: Path, scaling, factor: float, windows: float) -> None:
+def test_llama_cpp_uses_these_frequencies(tmp_path: Path, scaling, factor: float, windows: float, extension) -> None:
     """llama.cpp shows no frequencies, so its logits are compared: with a float64 forward pass over ours."""
     from gguf_files import random_weights
 
@@ -253,7 +277,7 @@ def test_llama_cpp_uses_these_frequencies(tmp_path: Path, scaling, factor: float
         rope_scaling=None if scaling == "none" else (scaling, factor, WINDOW),
         scale=1.0,
     )
-    found = plan(rope, length)
+    found = plan(rope, length, extension=extension)
     tokens = np.random.default_rng(1).integers(3, 300, length)
     with native(model, length, **found.llama_cpp()) as llama_cpp:
         ours = np.concatenate(list(llama_cpp.chunks(tokens.tolist())))
