@@ -161,11 +161,12 @@ class RopePlan:
 def plan(rope: Rope, context: int, alpha: float | Literal["auto"] = "auto", extension: Extension = "ntk") -> RopePlan:
     """The plan for `context` positions (at least 1): the model as it is inside its own window, stretched beyond.
 
-    With "ntk" and `alpha="auto"`: alpha = context / (native / 2) - 1, and base' = base · alpha^(dim / (dim - 2)), the formula
-    published with the models, where native is the model's own window. A number (at least 1) fixes alpha beyond the
-    window. With "yarn" the factor is context / `trained`, and there is no alpha. Raises `BadInput` for other values, and
-    `UnsupportedFeature` beyond the window of a model whose frequencies are a table in the file (Llama 3's are), since
-    llama.cpp would move the base and keep the table, and for YaRN on top of position interpolation.
+    With "ntk" and `alpha="auto"`: alpha = context / (native / 2) - 1, and base' = base · alpha^(dim / (dim - 2)), the
+    formula published with the models, where native is the model's own window. A number (at least 1) fixes alpha
+    beyond the window. With "yarn" the factor is context / `trained`, and there is no alpha. Raises `BadInput` for
+    other values, and `UnsupportedFeature` beyond the window of a model whose frequencies are a table in the file
+    (Llama 3's are), since llama.cpp would move the base and keep the table, and for YaRN on top of position
+    interpolation.
     """
     if isinstance(context, bool) or not isinstance(context, int) or context < 1:
         raise BadInput(f"A context is a whole number of positions, at least 1, not {context!r}.", "For example 12288.")
