@@ -107,7 +107,11 @@ def _sentencepiece(path: Path) -> Vocabulary:
     return Vocabulary(
         kind="llama",
         pre="default",
-        tokens=[piece.piece.encode() for piece in model.pieces],
+        # llama.cpp would still join text to an unused piece, sentencepiece never does: it gets a name no text has.
+        tokens=[
+            f"[PAD{token}]".encode() if piece.type == UNUSED else piece.piece.encode()
+            for token, piece in enumerate(model.pieces)
+        ],
         scores=[piece.score for piece in model.pieces],
         types=[piece.type for piece in model.pieces],
         special={name: token for name, token in special.items() if token >= 0},

@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "convert": ("weights", "convert", "write a checkpoint as a GGUF file"),
     "quantize": ("weights", "quantize", "write a GGUF file in a smaller type"),
     "merge": ("weights", "merge", "merge LoRA adapters into a checkpoint"),
+    "vocab": ("vocab", "run", "extend a model's vocabulary: train, merge, extend, grow, report"),
     "bench": ("measure", "bench", "measure a model's speed on this machine"),
     "tune": ("measure", "tune", "choose the fastest weight type for a model on this machine"),
     "doctor": ("doctor", "run", "say what works on this machine and which models fit"),
