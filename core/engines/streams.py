@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import asyncio
 
 
-def stream(engine: Engine, request: Request) -> Iterator[Delta]:
+def stream(engine: Engine, request: Request) -> Generator[Delta]:
     """Deltas as they come. Closing the iterator stops the work."""
     heard: queue.SimpleQueue[Delta | BaseException] = queue.SimpleQueue()
     handle = engine.submit(request, heard.put)
