@@ -32,7 +32,7 @@ from hanpaca.core.catalog import resolve
 from hanpaca.integrations.langchain import ChatHanpaca
 from hanpaca.integrations.llama_index import HanpacaLLM
 
-OPTIONS = {"tuned": False, "threads": psutil.cpu_count(logical=False) or 1}
+OPTIONS: dict[str, Any] = {"tuned": False, "threads": psutil.cpu_count(logical=False) or 1}
 RUNS = 5
 numbers = itertools.count()
 
@@ -65,7 +65,7 @@ class Adapters:
         self.settings: dict[str, Any] = {
             "max_tokens": new, "temperature": 0, "repetition_penalty": 1.0, "logit_bias": bias,
         }  # fmt: skip
-        common = {"model": str(path), "context": 2048, "load_options": OPTIONS, **self.settings}
+        common: dict[str, Any] = {"model": str(path), "context": 2048, "load_options": OPTIONS, **self.settings}
         self.chat, self.llm = ChatHanpaca(**common), HanpacaLLM(**common)
 
     def engine_stream(self) -> float:
@@ -118,7 +118,8 @@ def batches(report: Report, name: str, adapters: Adapters, *, loop: float | None
 def memory(path: Path) -> float:
     """Resident memory with both adapters in use over that with one. Run in a process of its own."""
     process, both = psutil.Process(), Adapters.__new__(Adapters)
-    common = {"model": str(path), "context": 2048, "load_options": OPTIONS, "max_tokens": 64, "temperature": 0}
+    common: dict[str, Any] = {"model": str(path), "context": 2048, "load_options": OPTIONS}
+    common |= {"max_tokens": 64, "temperature": 0}
     both.chat = ChatHanpaca(**common)
     for _ in range(4):
         both.chat.invoke(question())

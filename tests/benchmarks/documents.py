@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def generated(data: Path, report: Report) -> None:
     import hanpaca
 
     questions = [question for question in rows(data, "questions") if question["lang"] == "en"][:GENERATED]
-    figures: dict[str, Counter[str]] = {"stuff": Counter(), "extract": Counter()}
+    figures: dict[str, defaultdict[str, float]] = {"stuff": defaultdict(float), "extract": defaultdict(float)}
     with tempfile.TemporaryDirectory() as folder, Library.open(folder) as library, hanpaca.load("smollm2") as model:
         fill(library, [row for row in rows(data, "documents") + rows(data, "distractors") if row["lang"] == "en"])
         for question in questions:
@@ -189,7 +189,7 @@ def _langchain(files: list[str]) -> float | None:
     embedder = load_embedder()
     embedder.embed_passages(["warm"])
     with tempfile.TemporaryDirectory() as folder:
-        client = chromadb.PersistentClient(folder, settings=Settings(anonymized_telemetry=False))
+        client: Any = chromadb.PersistentClient(folder, settings=Settings(anonymized_telemetry=False))
         collection = client.create_collection("peer", embedding_function=None)
         splitter = RecursiveCharacterTextSplitter(chunk_size=400, chunk_overlap=40)
         start = time.perf_counter()

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import _random_models as random_models
@@ -99,7 +100,7 @@ def one_stream(report: Report, name: str, path: Path, engine: LlamaCppEngine, ne
 def batches(report: Report, name: str, engine: LlamaCppEngine, context: NativeContext, new: int) -> None:
     for count in (4, 8, 16):
         mine, bare, ratio = median_ratio(
-            lambda count=count: decode_rate(engine, count, new), lambda count=count: bare_rate(context, count, new), 5
+            partial(decode_rate, engine, count, new), partial(bare_rate, context, count, new), 5
         )
         report.say(f"  {name}: {count} streams {mine:.1f} tokens/s, bare llama_decode {bare:.1f}")
         report.check(f"{name} {count} streams / bare loop", ratio, least=0.9)
@@ -203,8 +204,8 @@ def vllm(report: Report, url: str, path: Path) -> None:
     ENDLESS.update({token: -1e9 for token in engine.vocabulary.ends})
     for count, bar in ((1, 1.0), (4, 1.0), (16, 1.2)):
         mine, other, ratio = median_ratio(
-            lambda count=count: total_rate(engine, count, 64),
-            lambda count=count: peer_server.rate(url, count, 64, ignore_eos=True),
+            partial(total_rate, engine, count, 64),
+            partial(peer_server.rate, url, count, 64, ignore_eos=True),
             4,
         )
         report.say(f"  {path.name}: {count} callers {mine:.1f} tokens/s, vLLM {other:.1f}")
