@@ -16,7 +16,8 @@ class FakeDecoder:
 
     def __init__(self, cells=64, batch=16, outputs=8, sequences=8):
         self.cells, self.batch, self.outputs, self.sequences = cells, batch, outputs, sequences
-        self.held = {i: [] for i in range(sequences)}  # sequence -> [(cell, token)]
+        self.held: dict[int, list[tuple[int, int]]] = {i: [] for i in range(sequences)}
+        """Sequence → (cell, token) of each position."""
         self.next_cell = 0
         self.rows = {}
         self.passes = []
@@ -151,7 +152,8 @@ events = st.lists(st.one_of(jobs, st.integers(0, 30), st.just("step"), st.just("
 def test_any_mix_of_requests_ends_right_and_within_the_cells(events, running, chunk, idle, shelf):
     decoder = FakeDecoder(cells=80)
     scheduler = Scheduler(decoder, running=running, chunk_beside=chunk, idle=idle, shelf=shelf)
-    submitted, failed = [], 0
+    submitted: list[Recorder] = []
+    failed = 0
     for event in events:
         if event == "step":
             if scheduler.busy:
@@ -305,10 +307,15 @@ def test_idle_sequences_leave_the_cells_and_come_back_from_the_shelf():
 
 
 def test_a_step_copies_one_sequence_at_most_and_then_prefills_nothing():
-    decoder = FakeDecoder(cells=1024, batch=64)
-    scheduler = Scheduler(decoder, idle=50, shelf=1000)
     saves = []
-    decoder.save = lambda sequence, save=decoder.save: saves.append(sequence) or save(sequence)
+
+    class Counting(FakeDecoder):
+        def save(self, sequence):
+            saves.append(sequence)
+            return super().save(sequence)
+
+    decoder = Counting(cells=1024, batch=64)
+    scheduler = Scheduler(decoder, idle=50, shelf=1000)
     for start in (1, 2, 3):  # three idle sequences
         submit(scheduler, decoder, Recorder([start] * 100, 2))
     run(scheduler)
