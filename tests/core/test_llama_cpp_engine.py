@@ -9,6 +9,7 @@ import pickle
 import random
 import threading
 import time
+from typing import Any
 
 import gguf_files
 import numpy as np
@@ -23,6 +24,7 @@ from hanpaca.core.engines.jobs import Job
 from hanpaca.core.engines.llama_cpp import LlamaCppEngine, LlamaCppOptions
 from hanpaca.core.engines.llama_cpp import open_engine as open_source
 from hanpaca.core.engines.llama_native import NativeContext
+from hanpaca.core.engines.shared import Shared
 from hanpaca.core.errors import (
     BadInput,
     BadModelFile,
@@ -152,7 +154,8 @@ def test_streaming_gives_the_same_text_and_one_last_delta(smol):
     deltas = list(streams.stream(smol, Request(ask(smol), GREEDY)))
     assert "".join(delta.text for delta in deltas) == generate(smol, ask(smol))[0].text
     assert [bool(delta.finish_reason) for delta in deltas].index(True) == len(deltas) - 1
-    assert deltas[-1].usage.completion_tokens <= GREEDY.max_tokens
+    usage, limit = deltas[-1].usage, GREEDY.max_tokens
+    assert usage and limit and usage.completion_tokens <= limit
 
 
 def test_stop_strings_that_span_tokens_stop_and_never_show(smol):
@@ -497,7 +500,7 @@ def test_each_caller_hears_an_error_of_its_own(tiny, monkeypatch):
         raise EngineFailure("The pass failed.", "Try again.")
 
     monkeypatch.setattr(NativeContext, "decode", fail)
-    heard = []
+    heard: list[Delta | BaseException] = []
     for prompt in random_prompts(4, 20):
         tiny.submit(Request(prompt, GREEDY), heard.append)
     wait_until(lambda: len(heard) == 4)
@@ -528,7 +531,8 @@ def test_tokenizing_while_another_thread_closes_ends_well(tiny_file):
     """Never in freed memory: a text, or `Closed`."""
     text = "the cat sat on 你好 " * 400
     for _ in range(5):
-        engine, ended = open_engine(tiny_file), []
+        engine = open_engine(tiny_file)
+        ended: list[Exception] = []
 
         def tokenize(engine=engine, ended=ended):
             try:
@@ -560,9 +564,9 @@ def test_what_the_garbage_collector_finds_is_released_elsewhere(tiny_file):
 
 
 def test_one_file_that_loads_slowly_holds_up_no_other(tiny_file, monkeypatch):
-    slow, loading, go_on = shared_module.Shared, threading.Event(), threading.Event()
+    loading, go_on = threading.Event(), threading.Event()
 
-    class Slow(slow):
+    class Slow(Shared[str, Any]):
         def _load(self):
             loading.set()
             go_on.wait(60)
@@ -623,10 +627,13 @@ def test_a_batch_waits_while_others_fill_the_queue():
     """Only its first request may be refused; what was computed already is not thrown away."""
     requests = [Request([1], GREEDY)] * 4
     room = [True, True, False, False, False, True, False, True]
-    assert len(streams.complete(Crowded(room), requests)) == 4
-    assert len(asyncio.run(streams.acomplete(Crowded(room), requests))) == 4
+    crowded: Any = Crowded(room)
+    assert len(streams.complete(crowded, requests)) == 4
+    crowded = Crowded(room)
+    assert len(asyncio.run(streams.acomplete(crowded, requests))) == 4
+    crowded = Crowded([False])
     with pytest.raises(Busy):
-        streams.complete(Crowded([False]), requests)
+        streams.complete(crowded, requests)
 
 
 def test_a_listener_may_raise_anything(tiny):
@@ -650,6 +657,7 @@ def test_memory_that_is_short_for_the_shelf_costs_only_the_shelf(tiny_file, monk
 
 
 def test_token_ids_that_are_no_whole_numbers_are_refused(tiny):
+    wrong: Any
     for wrong in (float("nan"), 2.7, "3", None):
         with pytest.raises(BadInput, match="whole numbers"):
             tiny.submit(Request([1, wrong], GREEDY), lambda _: None)
@@ -739,6 +747,7 @@ class Load:
             deltas = list(stream)
             text, usage = "".join(delta.text for delta in deltas), deltas[-1].usage
             self.check(kind, kind in ("whole", "stop", "grammar"), "an answer where an error was due")
+            assert usage
             self.check(kind, usage.completion_tokens <= new and usage.prompt_tokens == len(tokens), usage)
             expected = {"length"} if usage.completion_tokens == new else {"stop"}
             self.check(kind, deltas[-1].finish_reason in expected | {"stop"}, deltas[-1])
