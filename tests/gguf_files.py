@@ -117,7 +117,10 @@ def write_gguf(
     if chat_template is not None:
         writer.add_chat_template(chat_template)
     for key, value in (metadata or {}).items():
-        (writer.add_string if isinstance(value, str) else writer.add_float32)(key, value)
+        if isinstance(value, str):
+            writer.add_string(key, value)
+        else:
+            writer.add_float32(key, value)
     for key, array in random_weights(shape, len(tokens), seed=seed, tied=tied, scale=scale).items():
         if key in (tensors or {}):
             continue

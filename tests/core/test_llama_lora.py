@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hanpaca.core.model import load
 
 NAMES = ("blk.0.attn_q.weight", "blk.1.ffn_down.weight", "blk.1.attn_output.weight")
 RANK, ALPHA = 4, 8.0
-EXACT = {"kv_type": "f32", "flash_attention": False, "threads": 1, "context": 256}
+EXACT: dict[str, Any] = {"kv_type": "f32", "flash_attention": False, "threads": 1, "context": 256}
 TEXT = ("the heart of it", " is in the thing")
 
 
@@ -58,7 +59,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_gguf(tmp_path_factory.mktemp("base") / "m.gguf")
 
 
-def scores(path: Path, **options: object) -> np.ndarray:
+def scores(path: Path, **options: Any) -> np.ndarray:
     with load(path, **EXACT, **options) as model:
         return np.array(model.score(*TEXT))
 
