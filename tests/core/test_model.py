@@ -2,12 +2,14 @@
 
 import asyncio
 import pickle
+from typing import Any
 
 import gguf_files
 import pytest
 
 import hanpaca
 from hanpaca import Message, Sampling
+from hanpaca.core.engines.llama_cpp import LlamaCppEngine
 from hanpaca.core.errors import BadInput, BadModelFile, Closed, ContextOverflow, ModelNotFound, UnsupportedFeature
 
 GREEDY = Sampling(temperature=0, repetition_penalty=1.0, max_tokens=20)
@@ -107,9 +109,11 @@ def test_beyond_the_native_window_the_context_is_extended(smollm2):
     with hanpaca.load("smollm2", context=10_000, kv_type="q8_0") as model:
         assert model.context_length == 10_000 and model.native_context == 8192
         short = model.request("a")
-        assert len(short.tokens) + short.sampling.max_tokens <= 8192
+        assert short.sampling.max_tokens and len(short.tokens) + short.sampling.max_tokens <= 8192
         long = model.request("word " * 8300)
-        assert model.engine._key(len(long.tokens), long.sampling.max_tokens, 0).plan.alpha > 1
+        assert isinstance(model.engine, LlamaCppEngine) and long.sampling.max_tokens
+        key: Any = model.engine._key(len(long.tokens), long.sampling.max_tokens, 0)
+        assert key.plan.alpha > 1
 
 
 def test_a_closed_model_says_so(smollm2):
@@ -127,7 +131,7 @@ def test_a_model_is_pickled_without_its_weights(model):
 
 
 def test_models_that_answer_differently_have_different_identities(smollm2):
-    variants = [{}, {"system_prompt": "Be brief."}, {"context": 4096}, {"kv_type": "q8_0"}]
+    variants: list[dict[str, Any]] = [{}, {"system_prompt": "Be brief."}, {"context": 4096}, {"kv_type": "q8_0"}]
     assert len({hanpaca.load("smollm2", **options).identity for options in variants}) == len(variants)
 
 

@@ -31,7 +31,7 @@ def test_an_unknown_name_is_refused_with_a_near_one_and_the_list():
 
 
 def test_one_stop_text_may_be_given_alone():
-    assert Sampling(stop="end").stop == ("end",)
+    assert Sampling.of({"stop": "end"}).stop == ("end",)
     assert Sampling.of({"stop": ["a", "b"]}).stop == ("a", "b")
 
 

@@ -1,5 +1,7 @@
 """Tuning on small random files and on the packaged model: what is made, kept, used and undone."""
 
+from pathlib import Path
+
 import gguf_files
 import pytest
 
@@ -8,6 +10,13 @@ from hanpaca.core import tuning
 from hanpaca.core.catalog import resolve
 from hanpaca.core.errors import BadInput
 from hanpaca.core.evaluation.speed import measure
+
+
+def used_file(source) -> Path:
+    """What `load` would open."""
+    path = tuning.tuned(source).path
+    assert path is not None
+    return path
 
 
 @pytest.fixture
@@ -24,6 +33,7 @@ def test_the_fastest_type_within_the_allowed_loss_is_kept_and_used(source):
     assert chosen.rate == max(trial.rate for trial in trials)
     with hanpaca.load(source.path) as model:
         used = model.source.path
+        assert used is not None
         assert (used == source.path) == (chosen.type == "as it is")
         assert model.complete("the", max_tokens=2).usage.completion_tokens
     kept = sorted(path.name for path in (tuning._folder(source.path)).glob("*.gguf"))
@@ -55,8 +65,8 @@ def test_an_interrupted_tuning_leaves_no_files_and_the_choice_as_it_was(source, 
     with pytest.raises(KeyboardInterrupt):
         tuning.tune(source, ["F16", "Q8_0"])
     assert seen == ["as it is", "F16", "Q8_0"]
-    assert tuning.tuned(source).path.name.endswith(".F16.gguf")
-    assert [path.name for path in tuning._folder(source.path).glob("*.gguf")] == [tuning.tuned(source).path.name]
+    assert used_file(source).name.endswith(".F16.gguf")
+    assert [path.name for path in tuning._folder(source.path).glob("*.gguf")] == [used_file(source).name]
 
 
 def test_what_cannot_be_compared_is_said():
@@ -69,7 +79,7 @@ def test_a_choice_can_be_undone_and_does_not_outlive_the_file(source):
     tuning.remember(source.path, "Q8_0", tuning.make(source.path, "Q8_0"), {})
     assert tuning.tuned(source).path != source.path
     assert hanpaca.load(source.path).identity != hanpaca.load(source.path, tuned=False).identity
-    tuning.tuned(source).path.unlink()
+    used_file(source).unlink()
     assert tuning.tuned(source) == source, "a file that somebody deleted is not missed"
     assert tuning.forget(source) and not tuning.forget(source)
 
@@ -83,7 +93,7 @@ def test_a_changed_file_is_not_taken_for_the_tuned_one(source):
 def test_the_packaged_model_gets_a_loss_free_type_by_itself(smollm2):
     with hanpaca.load("smollm2") as model, hanpaca.load("smollm2", tuned=False) as plain:
         assert model._engine is None
-        assert model.source.path.name.endswith(".Q8_0.gguf") and plain.source.path == smollm2
+        assert str(model.source.path).endswith(".Q8_0.gguf") and plain.source.path == smollm2
         text = tuning.sample_text()
         first, *rest = model.engine.tokenize(text)
         ours = sum(model.engine.score([first], [rest])[0])

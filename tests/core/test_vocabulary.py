@@ -18,7 +18,7 @@ from hanpaca.core.errors import BadInput, BadModelFile
 from hanpaca.core.gguf_header import read, rope_of
 from hanpaca.core.vocabulary.byte_level import extend_merges
 from hanpaca.core.vocabulary.corpus import lines, text_files
-from hanpaca.core.vocabulary.grow import grow
+from hanpaca.core.vocabulary.grow import Start, grow
 from hanpaca.core.vocabulary.pieces import EAST_ASIAN, merge_pieces, read_model, train_pieces
 from hanpaca.core.vocabulary.replaced import replaced_tokens
 from hanpaca.core.vocabulary.report import measure
@@ -217,8 +217,9 @@ def test_real_weights_start_lower_with_means_than_with_random_rows(
     del model
     ids = Tokenizer.from_file(str(extended / "tokenizer.json")).encode("".join(stories[:2])[:300]).ids
     losses = {}
-    for start in ("mean", "random"):
-        grow(tmp_path / "old", extended, tmp_path / start, start=start)  # type: ignore[arg-type]
+    starts: tuple[Start, ...] = ("mean", "random")
+    for start in starts:
+        grow(tmp_path / "old", extended, tmp_path / start, start=start)
         grown = LlamaForCausalLM.from_pretrained(tmp_path / start, dtype=torch.float32)
         with torch.no_grad():
             losses[start] = float(grown(torch.tensor([ids]), labels=torch.tensor([ids])).loss)
