@@ -204,7 +204,7 @@ async def test_an_agent_of_langchain_with_structured_output() -> None:
 
 
 def test_an_agent_without_tools_just_answers() -> None:
-    result = create_agent(chat(), tools=[]).invoke({"messages": [HumanMessage("Name a colour.")]})  # type: ignore[arg-type]
+    result = create_agent(chat(), tools=[]).invoke({"messages": [HumanMessage("Name a colour.")]})
     assert result["messages"][-1].text
 
 

@@ -258,7 +258,8 @@ class Heard(BaseCallbackHandler):
     def on_chat_model_start(self, *_: Any, metadata: dict[str, Any] | None = None, **__: Any) -> None:
         self.metadata = metadata or {}
 
-    def on_llm_new_token(self, token: str, **_: Any) -> None:
+    def on_llm_new_token(self, token: str | list[str | dict[str, Any]], **_: Any) -> None:
+        assert isinstance(token, str)
         self.tokens.append(token)
 
     def on_llm_end(self, response: Any, **_: Any) -> None:
@@ -268,14 +269,18 @@ class Heard(BaseCallbackHandler):
         self.failed.append(error)
 
 
+def text_of(piece: AIMessageChunk | str) -> str:
+    return piece if isinstance(piece, str) else str(piece.text)
+
+
 async def test_callbacks_hear_pieces_ends_and_errors(chat: Chat, llm: Text) -> None:
     for model in (chat(seed=5), llm()):
         heard = Heard()
         config: Any = {"callbacks": [heard]}
-        text = "".join(getattr(piece, "text", piece) for piece in model.stream("the tea", config))
+        text = "".join(text_of(piece) for piece in model.stream("the tea", config))
         assert "".join(heard.tokens) == text
         heard.tokens.clear()
-        assert "".join([getattr(piece, "text", piece) async for piece in model.astream("the tea", config)]) == text
+        assert "".join([text_of(piece) async for piece in model.astream("the tea", config)]) == text
         assert "".join(heard.tokens) == text
         assert len(heard.ended) == 2
         with pytest.raises(ContextOverflow):
@@ -372,7 +377,7 @@ async def test_every_call_of_random_weights_too_is_valid(chat: Chat, seed: int) 
     assert call["name"] == "greet"
     assert greet.invoke(call).content in ("Good day.", "Hi.")
     chunks = [chunk async for chunk in model.bind_tools([greet], tool_choice="any").astream("the tea")]
-    whole = chunks[0]
+    whole: Any = chunks[0]
     for chunk in chunks[1:]:
         whole = whole + chunk
     assert isinstance(whole, AIMessageChunk)

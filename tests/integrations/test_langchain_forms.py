@@ -49,7 +49,7 @@ def test_a_schema_needs_no_title(chat: Chat) -> None:
     assert json.loads(chat().invoke("a", response_format=response).text)["yes"] in (True, False)
     assert chat().with_structured_output(YES).invoke("a")["yes"] in (True, False)  # type: ignore[index]
     of_choices = {"title": "Choice", "anyOf": [{"const": "left"}, {"const": "right"}]}
-    assert chat().with_structured_output(of_choices).invoke("a") in ("left", "right")  # type: ignore[comparison-overlap]
+    assert chat().with_structured_output(of_choices).invoke("a") in ("left", "right")
     function = {"name": "Yes", "description": "Say it.", "parameters": YES}
     assert chat().with_structured_output(function).invoke("a")["yes"] in (True, False)  # type: ignore[index]
 
@@ -132,8 +132,9 @@ def test_log_probabilities_of_the_text_model(tiny: Path) -> None:
 
 
 def test_the_text_model_has_no_option_that_does_nothing(tiny: Path) -> None:
+    wrong: dict[str, Any] = {"streaming": True}
     with pytest.raises(BadInput, match="streaming"):
-        HanpacaLLM(model=str(tiny), streaming=True)
+        HanpacaLLM(model=str(tiny), **wrong)
 
 
 class Heard(BaseCallbackHandler):
