@@ -183,7 +183,7 @@ def test_streamed_pieces_grow_into_the_answer(tiny: Path) -> None:
 def test_settings_of_a_call_are_honoured_and_never_changed() -> None:
     model, given = llm(stop=["never"]), {"max_tokens": 3, "stop": ["zzz"], "logit_bias": {5: 1.0}}
     before = {**given, "stop": ["zzz"], "logit_bias": {5: 1.0}}
-    assert model.chat(STORY, **given).raw["usage"]["completion_tokens"] == 3  # type: ignore[index]
+    assert model.chat(STORY, **given).raw["usage"]["completion_tokens"] == 3
     assert given == before
     kwargs = {"max_tokens": 40}
     model.structured_predict(Animal, PromptTemplate("Describe a llama."), kwargs)
@@ -193,7 +193,7 @@ def test_settings_of_a_call_are_honoured_and_never_changed() -> None:
 
 def test_a_call_may_name_another_model(tiny: Path) -> None:
     response = llm().chat(FRANCE, model=str(tiny))
-    assert response.raw["model"] == str(tiny)  # type: ignore[index]
+    assert response.raw["model"] == str(tiny)
 
 
 def test_log_probabilities() -> None:
@@ -216,7 +216,7 @@ def test_stop_texts_of_constructor_and_call_both_stop(tiny: Path) -> None:
     assert model.complete(prompt).text == text[: text.index(second)]
     stopped = model.complete(prompt, stop=[first])
     assert stopped.text == text[: text.index(first)]
-    assert stopped.raw["finish_reason"] == "stop"  # type: ignore[index]
+    assert stopped.raw["finish_reason"] == "stop"
 
 
 async def test_a_chinese_stop_text_over_several_tokens_never_shows(tmp_path: Path, data: Path) -> None:
@@ -255,7 +255,7 @@ def test_double_turns_and_blocks_are_one_conversation(counting: Any) -> None:
         {"role": "assistant", "content": "Of course."},
         {"role": "user", "content": "Good."},
     ]
-    assert llm().chat(messages).raw["usage"]["prompt_tokens"] == counting.count_tokens(plain)  # type: ignore[index]
+    assert llm().chat(messages).raw["usage"]["prompt_tokens"] == counting.count_tokens(plain)
 
 
 @pytest.mark.parametrize(
@@ -477,7 +477,7 @@ def test_a_stop_text_in_a_structured_answer_is_named() -> None:
 async def test_a_query_engine_does_not_swallow_a_truncated_answer(tiny: Path, way: str) -> None:
     model = exact(tiny, max_tokens=3)
     given = {"output_cls": Animal, "llm": model} if way == "output_cls" else {"llm": model.as_structured_llm(Animal)}
-    synthesizer = get_response_synthesizer(**given)  # type: ignore[arg-type]
+    synthesizer = get_response_synthesizer(**given)
     nodes = [NodeWithScore(node=TextNode(text="A llama has four legs."), score=1.0)]
     with pytest.raises(HanpacaError, match="max_tokens"):
         synthesizer.synthesize("legs?", nodes)
@@ -508,7 +508,7 @@ def test_callbacks_and_token_counts_see_every_call(counting: Any) -> None:
     answer = model.chat(FRANCE)
     list(model.stream_complete("Name a colour."))
     assert len(debug.get_event_pairs(CBEventType.LLM)) == 2
-    usage = answer.raw["usage"]  # type: ignore[index]
+    usage = answer.raw["usage"]
     assert counter.llm_token_counts[0].prompt_token_count == usage["prompt_tokens"]
     assert counter.llm_token_counts[0].completion_token_count == usage["completion_tokens"]
 

@@ -11,10 +11,13 @@ import chromadb
 import numpy as np
 import pytest
 from llama_index.core import Settings, SimpleDirectoryReader, StorageContext, VectorStoreIndex
+from llama_index.core.chat_engine.types import ChatMode
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.readers.base import BaseReader
+from llama_index.core.response_synthesizers import ResponseMode
 from llama_index.core.schema import MetadataMode, QueryBundle
 from llama_index.vector_stores.chroma import ChromaVectorStore
 from loops import text_of, ticking, two_slides, wire
@@ -162,7 +165,7 @@ def test_unreadable_files_raise_or_are_left_out(tmp_path: Path, folder: Path) ->
 
 
 def test_a_reader_serves_in_llama_indexs_own_directory_reader(folder: Path) -> None:
-    extractors = dict.fromkeys([".md", ".txt"], HanpacaReader())
+    extractors: dict[str, BaseReader] = dict.fromkeys([".md", ".txt"], HanpacaReader())
     documents = SimpleDirectoryReader(str(folder), file_extractor=extractors).load_data()
     assert sorted(document.text for document in documents) == sorted([TEXT, QUANTIZATION])
     assert all(document.metadata["file_name"] for document in documents)
@@ -193,9 +196,9 @@ def test_a_query_engine_over_a_vector_store_index_in_chroma(
     index = VectorStoreIndex(nodes, storage_context=storage)
     response = index.as_query_engine(similarity_top_k=1).query(QUESTION)
     assert response.source_nodes[0].metadata["file"].endswith("llamas.md")
-    streamed = index.as_query_engine(similarity_top_k=1, streaming=True).query(QUESTION)
+    streamed: Any = index.as_query_engine(similarity_top_k=1, streaming=True).query(QUESTION)
     assert str(response)
-    assert "".join(streamed.response_gen)  # type: ignore[union-attr]
+    assert "".join(streamed.response_gen)
     check_prompts(model, sent)
 
 
@@ -205,7 +208,7 @@ async def test_a_chat_engine_keeps_the_conversation(
 ) -> None:
     index = VectorStoreIndex.from_documents(HanpacaReader().load_data(folder))
     memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
-    engine = index.as_chat_engine(chat_mode="context", similarity_top_k=1, memory=memory)
+    engine = index.as_chat_engine(chat_mode=ChatMode.CONTEXT, similarity_top_k=1, memory=memory)
     sent = wire(model.loaded().engine, monkeypatch)
     first = str(engine.chat(QUESTION))
     assert str(await engine.achat("How much is that in pounds?"))
@@ -215,9 +218,9 @@ async def test_a_chat_engine_keeps_the_conversation(
     assert first in text_of(model.loaded().engine, sent[-1])
 
 
-@pytest.mark.parametrize("mode", ["compact", "refine", "tree_summarize"])
+@pytest.mark.parametrize("mode", [ResponseMode.COMPACT, ResponseMode.REFINE, ResponseMode.TREE_SUMMARIZE])
 def test_a_retriever_query_engine_over_our_retriever(
-    library: Path, model: HanpacaLLM, mode: str, monkeypatch: pytest.MonkeyPatch
+    library: Path, model: HanpacaLLM, mode: ResponseMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = RetrieverQueryEngine.from_args(HanpacaRetriever(library, k=1), llm=model, response_mode=mode)
     sent = wire(model.loaded().engine, monkeypatch)
