@@ -45,7 +45,7 @@ def test_the_same_text_in_two_encodings(data: Path) -> None:
 def samples(text: str, codec: str, count: int) -> list[tuple[str, bytes]]:
     """Random runs of twenty characters that hold at least two Chinese ones and can be written in `codec`."""
     rng = random.Random(7)
-    found = []
+    found: list[tuple[str, bytes]] = []
     while len(found) < count:
         start = rng.randrange(len(text) - 20)
         run = text[start : start + 20]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -18,13 +19,18 @@ from hanpaca.rag.readers import read
 
 
 @pytest.fixture(scope="module")
-def reader() -> ReaderProcess:
+def reader() -> Iterator[ReaderProcess]:
     with ReaderProcess() as opened:
         yield opened
 
 
+def process(reader: ReaderProcess) -> subprocess.Popen[bytes]:
+    assert reader._child is not None
+    return reader._child._process
+
+
 def pid(reader: ReaderProcess) -> int:
-    return reader._child._process.pid
+    return process(reader).pid
 
 
 def test_the_same_documents(reader: ReaderProcess, data: Path) -> None:
@@ -69,7 +75,7 @@ def test_a_killed_process_costs_one_file(tmp_path: Path) -> None:
     with ReaderProcess() as reader:
         reader.read(path)
         os.kill(pid(reader), signal.SIGSTOP)  # stands still as in a parser's endless loop
-        waiting = threading.Thread(target=lambda: (time.sleep(0.3), os.kill(pid(reader), signal.SIGKILL)))
+        waiting = threading.Timer(0.3, os.kill, (pid(reader), signal.SIGKILL))
         waiting.start()
         with pytest.raises(UnreadableDocument, match="crashed") as caught:
             reader.read(path)
@@ -99,7 +105,7 @@ def test_an_idle_process_that_died_is_replaced(tmp_path: Path) -> None:
     with ReaderProcess() as reader:
         reader.read(path)
         os.kill(pid(reader), signal.SIGKILL)
-        reader._child._process.wait()
+        process(reader).wait()
         assert reader.read(path).text == "text"
 
 
@@ -182,7 +188,7 @@ def test_ctrl_c_reaches_the_caller_only(tmp_path: Path) -> None:
         reader.read(path)
         child = pid(reader)
         os.kill(child, signal.SIGSTOP)
-        timer = threading.Timer(0.3, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
+        timer = threading.Timer(0.3, signal.pthread_kill, (threading.get_ident(), signal.SIGINT))
         timer.start()
         with pytest.raises(KeyboardInterrupt):
             reader.read(path)

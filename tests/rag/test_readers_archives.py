@@ -80,7 +80,7 @@ def test_broken_books(members: dict[str, bytes | str], words: str) -> None:
 
 
 def test_zip_members_are_sections() -> None:
-    inner = {
+    inner: dict[str, bytes | str] = {
         "文档/说明.md": "# 安装\n\n用 make 安装。",
         "a.html": "<h2>Page</h2><p>text</p>",
         "old.txt": "简体中文的旧文件，编码是国标。".encode("gb18030"),
@@ -114,7 +114,8 @@ def test_names_in_the_packer_s_encoding() -> None:
 
 
 def test_archives_without_anything_to_read() -> None:
-    for members in ({}, {"a.jpg": b"\xff\xd8"}, {"a.txt": ""}):
+    archives: list[dict[str, bytes | str]] = [{}, {"a.jpg": b"\xff\xd8"}, {"a.txt": ""}]
+    for members in archives:
         with pytest.raises(UnreadableDocument, match="no file that can be read"):
             read_bytes(zipped(members), "a.zip")
 
