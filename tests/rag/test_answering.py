@@ -145,9 +145,9 @@ def test_marks_stream_as_they_would_whole(text: str, cuts: list[int]) -> None:
     max_tokens=st.one_of(st.none(), st.integers(1, 300)),
     mode=st.sampled_from(["stuff", "refine", "map_reduce"]),
 )
-def test_no_prompt_exceeds_the_window(library: Library, history, window, k, max_tokens, mode) -> None:  # type: ignore[no-untyped-def]
+def test_no_prompt_exceeds_the_window(library: Library, history, window, k, max_tokens, mode) -> None:
     model = Scripted("Lima [1]. NOTHING? no", window=window)
-    messages = [Message(role, text) for pair in history for role, text in zip(("user", "assistant"), pair, strict=True)]
+    messages = [said for asked, told in history for said in (Message("user", asked), Message("assistant", told))]
     found = answer(
         library, model, "What is the capital of Peru?", mode=mode, k=k, history=messages,
         sampling=Sampling(max_tokens=max_tokens), abstain=False,

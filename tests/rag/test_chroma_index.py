@@ -8,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_library_durability import HashedEmbedder, write_documents
@@ -160,7 +161,7 @@ def test_a_server_that_lost_its_data_is_filled_again(server: str, documents: Pat
         wanted, ids = found(library), vector_ids(library)
         identity = library.store.meta("identity")
     host, port = server.removeprefix("http://").split(":")
-    client = chromadb.HttpClient(host, int(port))
+    client: Any = chromadb.HttpClient(host, int(port))
     client.delete_collection(f"hanpaca-{identity}-zh")
     client.close()
     close_connections(client)

@@ -1,6 +1,7 @@
 """A library on disk: what sync does, what search finds, what is refused."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Library:
+def library(tmp_path: Path) -> Iterator[Library]:
     with Library.open(tmp_path / "库") as opened:
         yield opened
 

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +43,7 @@ class HashedEmbedder:
     def count_tokens(self, text: str) -> int:
         return len(text)
 
-    def embed_queries(self, texts: list[str]) -> np.ndarray:
+    def embed_queries(self, texts: Sequence[str]) -> np.ndarray:
         time.sleep(self._delay)
         rows = [np.frombuffer(hashlib.sha512(text.encode()).digest(), np.uint8)[:16] for text in texts]
         vectors = np.array(rows, np.float32).reshape(len(texts), 16) - 127.5
@@ -215,7 +217,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytes
 
     real = sync.read
 
-    def read(path: Path, **options: object) -> object:
+    def read(path: Path, **options: Any) -> object:
         document = real(path, **options)
         if path.name == restless.name:
             restless.write_text(restless.read_text(encoding="utf-8") + "一", encoding="utf-8")

@@ -1,5 +1,6 @@
 """Paths of any system and in any script, as users write them and as a library keeps them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ TEXT = "本合同自签字之日起生效，有效期三年。"
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Library:
+def library(tmp_path: Path) -> Iterator[Library]:
     with Library.open(tmp_path / "库") as opened:
         opened.add_text(TEXT, WINDOWS, embed=False)
         opened.add_text("合同之外的另一份文件。", "D:\\别处\\合同.txt", embed=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,8 +30,14 @@ def write_cross_encoder(folder: Path, labels: int = 1) -> Path:
         model_max_length=128,
     )  # fmt: skip
     torch.manual_seed(5)
-    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    config = BertConfig(vocab_size=len(vocabulary), num_labels=labels, initializer_range=0.5, **shape)
+    shape: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "num_labels": labels,
+    }
+    config = BertConfig(vocab_size=len(vocabulary), initializer_range=0.5, **shape)
     fast.save_pretrained(folder)
     BertForSequenceClassification(config).save_pretrained(folder)
     return folder
