@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from gguf_files import Shape, write_gguf
+from llama_engines import open_engine
 
 from hanpaca.core.engines.llama_cpp import LlamaCppEngine, LlamaCppOptions
 from hanpaca.core.gguf_header import read, rope_of
@@ -52,6 +53,28 @@ def chinese(chinese_gguf: Path) -> Iterator[LlamaCppEngine]:
 def llama(llama_gguf: Path) -> Iterator[LlamaCppEngine]:
     """llama.cpp over LLaMA's own tokenizer."""
     engine = open_gguf(llama_gguf)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random F32 weights, a window of 1,024 tokens."""
+    return write_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf", context=1024)
+
+
+@pytest.fixture
+def tiny(tiny_file: Path) -> Iterator[LlamaCppEngine]:
+    """F32 weights, F32 cache, no flash attention: results do not depend on what runs beside."""
+    engine = open_engine(tiny_file, kv_type="f32", flash_attention=False, threads=1)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def long_smol(smollm2: Path) -> Iterator[LlamaCppEngine]:
+    """SmolLM2 with the engine's own choice of a context."""
+    engine = open_engine(smollm2)
     yield engine
     engine.close()
 

@@ -1,0 +1,145 @@
+"""How requests end in the llama.cpp engine: cancelled, expired, closed, failed, or with a listener that raises."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+from llama_engines import GREEDY, ask, endless, generate, open_engine, random_prompts, wait_until, wait_until_still
+
+from hanpaca.core.engines import streams
+from hanpaca.core.engines.base import Delta, Request
+from hanpaca.core.engines.llama_native import NativeContext
+from hanpaca.core.errors import Closed, EngineFailure, TimedOut
+
+
+def test_closing_a_stream_stops_the_work(long_smol):
+    before = long_smol.computed
+    stream = streams.stream(long_smol, Request(ask(long_smol), endless(long_smol)))
+    next(stream)
+    stream.close()
+    assert wait_until_still(long_smol) - before < 2000
+
+
+async def test_cancelling_an_await_stops_the_work(long_smol):
+    before = long_smol.computed
+    task = asyncio.create_task(streams.acomplete(long_smol, [Request(ask(long_smol), endless(long_smol))]))
+    await asyncio.sleep(0.3)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.to_thread(wait_until_still, long_smol) - before < 2000
+
+
+async def test_the_loop_keeps_ticking_while_a_model_works(long_smol):
+    ticks = 0
+
+    async def tick():
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.01)
+            ticks += 1
+
+    ticker = asyncio.create_task(tick())
+    start = time.monotonic()
+    answer = [d async for d in streams.astream(long_smol, Request(ask(long_smol), endless(long_smol, 100)))]
+    took = time.monotonic() - start
+    ticker.cancel()
+    assert answer[-1].finish_reason and ticks >= 25 * min(took, 1)
+
+
+def test_a_timeout_ends_a_request_and_says_so(tiny):
+    with pytest.raises(TimedOut, match="timeout"):
+        generate(tiny, [1, 270], sampling=GREEDY.replace(max_tokens=900, timeout=0.05))
+
+
+def test_closing_during_work_ends_every_caller(tiny_file):
+    engine = open_engine(tiny_file)
+    errors = []
+
+    def caller():
+        try:
+            generate(engine, [1, 270], sampling=GREEDY.replace(max_tokens=1000))
+        except Closed as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=caller) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    engine.close()
+    engine.close()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert len(errors) >= 1
+    with pytest.raises(Closed):
+        generate(engine, [1, 270])
+
+
+@pytest.mark.parametrize("attempt", range(10))
+def test_closing_while_the_first_context_opens_ends_the_caller(tiny_file, attempt):
+    engine = open_engine(tiny_file, cells=4096 + 256 * attempt)
+    heard = threading.Event()
+    engine.submit(Request([1, 270], GREEDY.replace(max_tokens=900)), lambda event: heard.set())
+    engine.close()
+    assert heard.wait(10), "nobody told the caller"
+
+
+def test_a_failing_pass_fails_only_its_requests(tiny, monkeypatch):
+    real, fails = NativeContext.decode, [True]
+
+    def sometimes(self, *batch):
+        if fails and len(batch[0]) > 20:
+            fails.pop()
+            raise EngineFailure("simulated")
+        real(self, *batch)
+
+    monkeypatch.setattr(NativeContext, "decode", sometimes)
+    with pytest.raises(EngineFailure, match="simulated"):
+        generate(tiny, [1] * 40)
+    assert generate(tiny, [1, 270])[0].finish_reason
+
+
+def test_each_caller_hears_an_error_of_its_own(tiny, monkeypatch):
+    def fail(self, *_):
+        raise EngineFailure("The pass failed.", "Try again.")
+
+    monkeypatch.setattr(NativeContext, "decode", fail)
+    heard: list[Delta | BaseException] = []
+    for prompt in random_prompts(4, 20):
+        tiny.submit(Request(prompt, GREEDY), heard.append)
+    wait_until(lambda: len(heard) == 4)
+    assert len({id(error) for error in heard}) == 4 and {str(error) for error in heard} == {
+        "The pass failed. Try again."
+    }
+
+
+def test_a_listener_that_raises_harms_nobody_else(tiny):
+    def faulty(event):
+        raise ValueError("in the listener")
+
+    for _ in range(3):
+        tiny.submit(Request([1, 270], GREEDY), faulty)
+    assert generate(tiny, [1, 271])[0].finish_reason
+    assert generate(tiny, [1, 272])[0].finish_reason
+
+
+def test_a_listener_may_raise_anything(tiny):
+    def leave(_):
+        raise asyncio.CancelledError
+
+    tiny.submit(Request([1, 270], GREEDY), leave)
+    assert generate(tiny, [1, 271])
+
+
+def test_memory_that_is_short_for_the_shelf_costs_only_the_shelf(tiny_file, monkeypatch):
+    engine = open_engine(tiny_file)
+
+    def no_memory(self, sequence):
+        raise MemoryError
+
+    monkeypatch.setattr(NativeContext, "save", no_memory)
+    answers = [generate(engine, prompt)[0] for prompt in random_prompts(4, 400)]
+    assert len(answers) == 4
+    engine.close()

@@ -1,0 +1,157 @@
+"""Many engines over one set of weights, and many callers of one engine: who frees what, and who waits."""
+
+import asyncio
+import gc
+import threading
+import time
+from typing import Any
+
+import pytest
+from llama_engines import GREEDY, generate, open_engine, random_prompts, wait_until
+
+from hanpaca.core.engines import shared as shared_module
+from hanpaca.core.engines import streams
+from hanpaca.core.engines.base import Delta, Request, Usage
+from hanpaca.core.engines.shared import Shared
+from hanpaca.core.errors import Busy, Closed
+
+
+def test_closing_one_of_two_engines_over_a_file_leaves_the_other(tiny_file):
+    first, second = open_engine(tiny_file), open_engine(tiny_file)
+    assert first._shared is second._shared
+    first.close()
+    assert generate(second, [1, 270])[0].usage.completion_tokens
+    with pytest.raises(Closed):
+        first.tokenize("a")
+    second.close()
+
+
+def test_a_batch_may_be_longer_than_the_queue(tiny_file):
+    engine = open_engine(tiny_file, queue=3, running=2, kv_type="f32", flash_attention=False, threads=1)
+    prompts = random_prompts(20, 40)
+    together = generate(engine, *prompts)
+    assert [answer.text for answer in together] == [generate(engine, prompt)[0].text for prompt in prompts]
+    answers = asyncio.run(streams.acomplete(engine, [Request(prompt, GREEDY) for prompt in prompts]))
+    assert [answer.text for answer in answers] == [answer.text for answer in together]
+    assert len(engine.score([1, 270], [prompt[1:] or [5] for prompt in prompts])) == 20
+    engine.close()
+
+
+class Crowded:
+    """An engine's queue as others leave it: what `room` says, attempt by attempt, is taken and answered at once."""
+
+    def __init__(self, room):
+        self.room = iter(room)
+
+    def submit(self, request, listener):
+        if not next(self.room):
+            raise Busy("1 request is waiting already.", "Try again in a moment.")
+        listener(Delta("x", "stop", Usage(1, 1)))
+        return self
+
+    def cancel(self):
+        pass
+
+
+def test_a_batch_waits_while_others_fill_the_queue():
+    """Only its first request may be refused; what was computed already is not thrown away."""
+    requests = [Request([1], GREEDY)] * 4
+    room = [True, True, False, False, False, True, False, True]
+    crowded: Any = Crowded(room)
+    assert len(streams.complete(crowded, requests)) == 4
+    crowded = Crowded(room)
+    assert len(asyncio.run(streams.acomplete(crowded, requests))) == 4
+    crowded = Crowded([False])
+    with pytest.raises(Busy):
+        streams.complete(crowded, requests)
+
+
+def test_contexts_that_only_a_closed_engine_used_are_closed(tiny_file):
+    first, second = open_engine(tiny_file), open_engine(tiny_file, kv_type="f32")
+    generate(first, [1, 270])
+    generate(second, [1, 270])
+    assert len(first._shared._contexts) == 2
+    second.close()
+    wait_until(lambda: len(first._shared._contexts) == 1)
+    assert generate(first, [1, 270])
+    first.close()
+
+
+def test_tokenizing_while_another_thread_closes_ends_well(tiny_file):
+    """Never in freed memory: a text, or `Closed`."""
+    text = "the cat sat on 你好 " * 400
+    for _ in range(5):
+        engine = open_engine(tiny_file)
+        ended: list[Exception] = []
+
+        def tokenize(engine=engine, ended=ended):
+            try:
+                while True:
+                    assert len(engine.tokenize(text)) > 100
+                    engine.submit(Request([1, 270], GREEDY.replace(grammar='root ::= "a"*')), lambda _: None)
+            except (Closed, Busy) as error:
+                ended.append(error)
+
+        threads = [threading.Thread(target=tokenize) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.02)
+        engine.close()
+        for thread in threads:
+            thread.join(60)
+        assert len(ended) == 4
+
+
+def test_what_the_garbage_collector_finds_is_released_elsewhere(tiny_file):
+    """Its finalizer may run anywhere, also inside `acquire`: it only says so, and a thread of its own frees."""
+    engine = open_engine(tiny_file, threads=1, running=3)
+    shared = engine._shared
+    with shared_module._lock:  # as in the middle of an `acquire`
+        del engine
+        gc.collect()
+    wait_until(lambda: not shared._worker._thread.is_alive())
+    assert shared.native.handle is None
+
+
+def test_one_file_that_loads_slowly_holds_up_no_other(tiny_file, monkeypatch):
+    loading, go_on = threading.Event(), threading.Event()
+
+    class Slow(Shared[str, Any]):
+        def _load(self):
+            loading.set()
+            go_on.wait(60)
+
+    thread = threading.Thread(target=lambda: Slow.acquire("slow", lambda: Slow("slow")).release(None))
+    thread.start()
+    loading.wait(60)
+    engine = open_engine(tiny_file)
+    assert generate(engine, [1, 270])
+    engine.close()
+    go_on.set()
+    thread.join(60)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_an_engine_that_nobody_holds_frees_its_weights(tiny_file, used):
+    """Also after it has worked: a sleeping worker holds on to nothing."""
+    engine = open_engine(tiny_file, threads=1, running=4)
+    shared = engine._shared
+    if used:
+        generate(engine, [1, 270])
+    del engine
+
+    def freed():
+        gc.collect()
+        return not shared._worker._thread.is_alive()
+
+    wait_until(freed)
+
+
+def test_a_closed_engine_hands_nothing_in(tiny_file):
+    first, second = open_engine(tiny_file), open_engine(tiny_file)
+    second.close()
+    second._closed = False  # as seen by a thread that looked just before
+    with pytest.raises(Closed):
+        generate(second, [1, 270])
+    assert len(first._shared._users) == 1
+    first.close()
