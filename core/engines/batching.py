@@ -90,14 +90,25 @@ class Scheduler:
             self._sequences.tidy()
             self._advance()
 
-    def abandon(self, error: HanpacaError, owner: object = None, *, sound: bool = True) -> None:
-        """Fail every job (of one owner, if given). Unless they are `sound`, forget what their sequences computed."""
+    def abandon(self, error: HanpacaError, owner: object = None) -> None:
+        """Fail every job (of one owner, if given); what they computed stays cached."""
         self._receive()
         for job in [job for job in self._waiting if owner is None or job.owner is owner]:
             self._waiting.remove(job)
             self._end_job(job, error)
         for sequence in [s for s in self._sequences.running if owner is None or (s.job and s.job.owner is owner)]:
-            self._retire(sequence, error, keep=sound)
+            self._retire(sequence, error)
+
+    def reset(self, error: HanpacaError) -> None:
+        """Fail every job and begin anew with empty cells, after a fault that may have left the books wrong."""
+        self._receive()
+        jobs = [*self._waiting, *(sequence.job for sequence in self._sequences.running if sequence.job)]
+        self._waiting.clear()
+        for sequence in range(self._decoder.sequences):
+            self._decoder.trim(sequence, 0)
+        self._sequences = self._sequences.anew()
+        for job in dict.fromkeys(jobs):
+            self._end_job(job, error)
 
     def forget_cached(self) -> None:
         """Evict every cached sequence."""

@@ -171,6 +171,10 @@ class Sequences:
         self.cached.append(slot)
         return slot, length
 
+    def anew(self) -> Sequences:
+        """Books without any entry, for the same decoder, which was emptied."""
+        return Sequences(self._decoder, self._idle, self.shelf.budget)
+
     def forget(self) -> None:
         """Evict every cached sequence, and clear the shelf."""
         while self.cached:

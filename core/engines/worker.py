@@ -118,7 +118,7 @@ class Worker:
             scheduler.step()
         except BaseException as error:  # a fault of ours must reach the callers, not leave them waiting
             known = error if isinstance(error, HanpacaError) else EngineFailure(f"The engine failed: {error!r}.")
-            scheduler.abandon(known, sound=False)
+            scheduler.reset(known)
 
 
 def _fulfil(function: Callable[[], Any], future: Future[Any]) -> None:

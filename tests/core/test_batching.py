@@ -366,6 +366,40 @@ def test_a_failing_pass_fails_only_the_requests_in_it():
     assert second.ends[0] == "done" and second.drawn == second.expected()
 
 
+@pytest.mark.parametrize("method", ["copy", "trim", "saved_size", "decode"])
+def test_after_a_fault_of_ours_every_job_hears_of_it_and_the_next_ones_are_served(method):
+    class Faulty(FakeDecoder):
+        fault = False
+
+        def __getattribute__(self, name):
+            if name == method and object.__getattribute__(self, "fault"):
+                self.fault = False
+                raise RuntimeError("a fault of ours")
+            return object.__getattribute__(self, name)
+
+    decoder = Faulty(cells=60, batch=64, sequences=8)
+    scheduler = Scheduler(decoder, idle=0, shelf=100)
+    running = Recorder([1] * 20, 15)
+    submit(scheduler, decoder, running)
+    scheduler.step()
+    waiting = [Recorder([1] * 10 + [2], 2), Recorder([3] * 40, 2)]
+    for job in waiting:
+        submit(scheduler, decoder, job)
+    decoder.fault = True
+    with pytest.raises(RuntimeError, match="of ours"):
+        run(scheduler)
+    ended = [job for job in (running, *waiting) if job.ends]
+    scheduler.reset(EngineFailure("simulated"))
+    for job in (running, *waiting):
+        assert job.ends.count("released") == 1
+        assert job in ended or isinstance(job.ends[0], EngineFailure)
+    check_accounts(scheduler, decoder)
+    after = Recorder([1] * 20, 30)
+    submit(scheduler, decoder, after)
+    run(scheduler)
+    assert after.drawn == after.expected()
+
+
 def test_an_error_in_one_callers_output_touches_no_other():
     decoder = FakeDecoder(cells=64)
     scheduler = Scheduler(decoder)
