@@ -6,6 +6,7 @@ layers, of the input embedding and of the output matrix; they are within 2 % of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,13 +82,19 @@ def available() -> int:
     """Bytes of memory that a new process may take: what is free, or a container's limit where that is less."""
     import psutil
 
-    free = int(psutil.virtual_memory().available)
-    limits = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
+    return int(min(psutil.virtual_memory().available, _container_room(Path("/sys/fs/cgroup"))))
+
+
+def _container_room(folder: Path) -> float:
+    """Bytes that a container's limit (cgroup v2) leaves; infinite without one. Cached files, such as weights that were
+    read once, count as free: they leave when memory is short."""
     try:
-        most, used = (path.read_text(encoding="ascii").strip() for path in limits)
+        most, used = ((folder / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
     except OSError:
-        return free
-    return min(free, max(0, int(most) - int(used))) if most.isdigit() else free
+        return math.inf
+    cached = int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0))
+    return max(0, int(most) - int(used) + cached) if most.isdigit() else math.inf
 
 
 def fit(entry: CatalogEntry, kind: str, memory: int | None = None) -> Fit:

@@ -127,7 +127,11 @@ class LlamaCppEngine(LocalEngine):
             if not tokens:
                 raise BadInput("A text to embed is empty.", "Give at least one token.")
             self._check(tokens)
-        return self._shared.embed(texts, threads=self._options.threads or physical_cores())
+        vectors = []
+        for tokens in texts:  # other work goes on between them, and so does closing
+            self._check_open()
+            vectors.append(self._shared.embed(tokens, threads=self._options.threads or physical_cores()))
+        return vectors
 
     def _piece(self, token: int) -> bytes:
         return self._shared.native.token_bytes(token)

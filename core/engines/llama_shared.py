@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadModelFile, UnsupportedFeature
+from ..memory import available
 from ..rope import RopePlan
 from .batching import Scheduler
 from .llama_embedding import Embedder
@@ -88,7 +89,7 @@ class SharedWeights(Shared[ContextKey, NativeContext]):
             sequences=min(2 * key.running, 256),
             loras=[(self._lora(adapter), scale) for adapter, scale in key.loras],
         )
-        shelf = int(min(_free_memory() * 0.1, MOST_SHELVED)) if key.prefix_memory is None else key.prefix_memory
+        shelf = int(min(available() * 0.1, MOST_SHELVED)) if key.prefix_memory is None else key.prefix_memory
         return context, Scheduler(context, running=key.running, idle=self._idle_cells(), shelf=shelf)
 
     def _close_context(self, context: NativeContext) -> None:
@@ -96,13 +97,13 @@ class SharedWeights(Shared[ContextKey, NativeContext]):
 
     def _choose_cells(self, key: ContextKey) -> int:
         context = key.plan.context
-        affordable = int(_free_memory() * 0.3 / self.cell_bytes(key.kv_type))
+        affordable = int(available() * 0.3 / self.cell_bytes(key.kv_type))
         return max(context, min(4 * context, MOST_CELLS, affordable))
 
     def _make_room(self, size: float) -> None:
         """Close idle contexts, least recently used first, while memory is short."""
         for key in sorted(self._contexts, key=lambda key: self._contexts[key][1].last_used):
-            if size < _free_memory() * 0.9:
+            if size < available() * 0.9:
                 return
             self._close(key)
 
@@ -138,19 +139,19 @@ class SharedWeights(Shared[ContextKey, NativeContext]):
 
     def fitting_context(self, native_context: int, kv_type: str) -> int:
         """The native window, or as much of it as half of the free memory holds (a multiple of 256, at least 512)."""
-        affordable = int(_free_memory() * 0.5 / self.cell_bytes(kv_type)) // 256 * 256
+        affordable = int(available() * 0.5 / self.cell_bytes(kv_type)) // 256 * 256
         return min(native_context, max(affordable, 512))
 
     # -- embeddings ----------------------------------------------------------------------------------------------
 
-    def embed(self, texts: Sequence[Sequence[int]], *, threads: int) -> list[list[float]]:
-        """One unit vector per text, by the pooling that the file names. Other work goes on between texts."""
+    def embed(self, tokens: Sequence[int], *, threads: int) -> list[float]:
+        """A text's unit vector, by the pooling that the file names."""
         if not self.embeds:
             raise UnsupportedFeature(
                 f"{self.native.path.name} is not an embedding model: its file names no pooling.",
                 "Use an embedding GGUF, or one of hanpaca.rag's embedders.",
             )
-        return [self._worker.call(partial(self._embed, tokens, threads)) for tokens in texts]
+        return self._worker.call(partial(self._embed, tokens, threads))
 
     def _embed(self, tokens: Sequence[int], threads: int) -> list[float]:
         if self._embedder is None:
@@ -162,9 +163,3 @@ def stamp(path: Path) -> Stamp:
     """What tells a file from another, and from itself once it has changed."""
     stat = path.stat()
     return str(path.resolve()), stat.st_size, stat.st_mtime_ns
-
-
-def _free_memory() -> int:
-    import psutil
-
-    return int(psutil.virtual_memory().available)

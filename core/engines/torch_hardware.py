@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BadInput
+from ..memory import available
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -46,12 +47,11 @@ def detect(device: str) -> Hardware:
 
 def free_memory(device: Any) -> int:
     """Bytes free where a `torch.device` keeps its tensors."""
-    import psutil
     import torch
 
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    return available()
 
 
 def choose(hardware: Hardware, dtype: str, parameters: int) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hanpaca.core.engines.llama_cpp import LlamaCppEngine
-from hanpaca.core.errors import ContextOverflow
+from hanpaca.core.errors import Closed, ContextOverflow
 from hanpaca.core.gguf_header import read, rope_of
 
 NAMES = {
@@ -85,3 +85,26 @@ def test_vectors_equal_those_of_sentence_transformers(gguf_file, folder):
             engine.embed([[5] * 600])
     finally:
         engine.close()
+
+
+def test_closing_ends_embedding_while_another_engine_keeps_the_weights(gguf_file):
+    engine, other = (LlamaCppEngine(gguf_file, rope_of(read(gguf_file))) for _ in range(2))
+
+    def texts():
+        yield [5, 6]
+        engine.close()
+        yield [7, 8]
+
+    class Lazy(list):
+        """Closes the engine between the first text and the second, once all were checked."""
+
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return iter([[5, 6], [7, 8]]) if self.passes == 1 else texts()
+
+    with pytest.raises(Closed):
+        engine.embed(Lazy())
+    assert len(other.embed([[5, 6]])[0]) == 384
+    other.close()

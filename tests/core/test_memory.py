@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import pytest
 
 from hanpaca.core.catalog import entries, entry
 from hanpaca.core.errors import BadInput
-from hanpaca.core.memory import BITS, GIB, available, best_type, fit, fits, kv_size, weights_size
+from hanpaca.core.memory import BITS, GIB, _container_room, available, best_type, fit, fits, kv_size, weights_size
 
 PUBLISHED = {
     "f16": 12.91, "q2_k": 2.41, "q3_k": 3.18, "q4_0": 3.69, "q4_1": 4.08, "q4_k": 3.92, "q5_0": 4.47, "q5_1": 4.86,
@@ -57,6 +60,16 @@ def test_the_table_has_every_published_file() -> None:
 
 def test_this_machine_has_memory() -> None:
     assert 2**26 < available() < 2**50
+
+
+def test_a_container_s_limit_counts_and_its_cached_files_are_free(tmp_path: Path) -> None:
+    assert _container_room(tmp_path) == math.inf
+    (tmp_path / "memory.current").write_text("900\n")
+    (tmp_path / "memory.stat").write_text("anon 300\nfile 600\ninactive_file 400\nactive_file 150\n")
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert _container_room(tmp_path) == 650
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _container_room(tmp_path) == math.inf
 
 
 def test_an_unknown_type() -> None:
