@@ -102,21 +102,18 @@ class LocalEngine:
         if not prompt:
             raise BadInput("The prompt is empty.", "Give at least one token.")
         self._check(prompt)
-        jobs: list[ScoreJob] = []
+        jobs = [ScoreJob(prompt, given) if given else ScoreJob.empty(prompt) for given in continuations]
+        keys = [self._key(len(prompt), len(given), 0) for given in continuations]
+        for given in continuations:
+            self._check(given)
+        todo = [(key, job) for key, job, given in zip(keys, jobs, continuations, strict=True) if given]
         under_way: deque[ScoreJob] = deque()
-        begun = False
         try:
-            for continuation in continuations:
-                jobs.append(ScoreJob(prompt, continuation) if continuation else ScoreJob.empty(prompt))
-                if not continuation:
-                    continue
-                key = self._key(len(prompt), len(continuation), 0)
-                self._check(continuation)
-                while begun and self._weights.waiting >= self._limits.queue:
-                    under_way.popleft().wait() if under_way else time.sleep(0.05)  # a batch may exceed the queue
-                self._enqueue(key, jobs[-1])
-                under_way.append(jobs[-1])
-                begun = True
+            for index, (key, job) in enumerate(todo):
+                while index and self._full:  # only the first may be refused: a batch may exceed the queue
+                    under_way.popleft().wait() if under_way else time.sleep(0.05)
+                (self._hand_in if index else self._enqueue)(key, job)
+                under_way.append(job)
             return [job.result() for job in jobs]
         finally:
             for job in jobs:
@@ -174,10 +171,18 @@ class LocalEngine:
             )
         return self._context_key(next(plan for plan in self._plans if plan.context >= wanted))
 
+    @property
+    def _full(self) -> bool:
+        return self._weights.waiting >= self._limits.queue
+
     def _enqueue(self, key: Hashable, job: Job) -> None:
+        if self._full:
+            job.released()
+            raise Busy(f"{self._limits.queue} requests are waiting already.", "Try again in a moment.")
+        self._hand_in(key, job)
+
+    def _hand_in(self, key: Hashable, job: Job) -> None:
         try:
-            if self._weights.waiting >= self._limits.queue:
-                raise Busy(f"{self._limits.queue} requests are waiting already.", "Try again in a moment.")
             job.owner = self._owner
             self._weights.submit(key, job)
         except HanpacaError:

@@ -132,7 +132,8 @@ class Shared(Generic[K, D]):
         try:
             self._worker.post(lambda: self._open_for(key, job))
         except HanpacaError:
-            self._arriving -= 1
+            with self._lock:
+                self._arriving -= 1
             raise
 
     def _open_for(self, key: K, job: Job) -> None:

@@ -37,6 +37,16 @@ def test_a_batch_may_be_longer_than_the_queue(tiny_file):
     engine.close()
 
 
+def test_scores_wait_while_others_fill_the_queue(tiny, monkeypatch):
+    """Also where the queue fills between a look and the handing in: only the first may be refused."""
+    looks = iter([False, True, True, False, False])
+    monkeypatch.setattr(type(tiny), "_full", property(lambda _: next(looks)))
+    assert [len(scores) for scores in tiny.score([1, 270], [[5], [], [6, 7], [8]])] == [1, 0, 2, 1]
+    monkeypatch.setattr(type(tiny), "_full", property(lambda _: True))
+    with pytest.raises(Busy):
+        tiny.score([1, 270], [[5], [6]])
+
+
 class Crowded:
     """An engine's queue as others leave it: what `room` says, attempt by attempt, is taken and answered at once."""
 
