@@ -92,12 +92,14 @@ def tune(
     Returns all trials, the original first, and the one chosen. Files of the others are deleted. Takes a minute for a
     small model; needs disk for the largest type. Raises `BadInput` for sources that are not GGUF files.
     """
+    from .weights.quantize import type_name
+
     tell = on_progress or (lambda _: None)
     if source.engine != "llama_cpp" or source.path is None:
         raise BadInput(f"{source.name} is not a GGUF file.", "Convert it first: hanpaca convert.")
     if not 0 <= quality < math.inf:
         raise BadInput(f"quality must be a share of at least 0, not {quality!r}.", "Such as 0.02 for 2 %.")
-    chosen = None
+    types = [type_name(name) for name in types]
     trials = [trial(source, source.path, "as it is", tell)]
     try:
         for name in types:

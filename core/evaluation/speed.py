@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..engines.base import Delta, Engine, Request
+from ..errors import BadInput
 from ..sampling import Sampling
 
 
@@ -38,6 +39,8 @@ def measure(
     on_progress: Callable[[str], None] | None = None,
 ) -> Speed:
     """Measure an engine that nobody else uses meanwhile. `prompt` and `new` are tokens."""
+    if prompt < 1:
+        raise BadInput(f"A prompt to measure has at least one token, not {prompt}.")
     tell = on_progress or (lambda _: None)
     prompt = min(prompt, engine.context // 2)
     tell("warming up")

@@ -52,7 +52,10 @@ def tune(argv: list[str]) -> int:
     source = resolve(found.model)
     if found.undo:
         done = tuning.forget(source)
-        say(f"{found.model} is used as it is again." if done else f"Nothing was chosen for {found.model}.")
+        if found.json:
+            as_json({"model": found.model, "undone": done})
+        else:
+            say(f"{found.model} is used as it is again." if done else f"Nothing was chosen for {found.model}.")
         return 0
     trials, chosen = tuning.tune(source, found.types, quality=found.quality, on_progress=note)
     if found.json:

@@ -101,6 +101,13 @@ def test_the_packaged_model_gets_a_loss_free_type_by_itself(smollm2):
     assert abs(ours - theirs) / abs(theirs) < 0.005
 
 
+def test_a_type_that_does_not_exist_is_refused_before_anything_is_measured(source):
+    heard: list[str] = []
+    with pytest.raises(BadInput, match="no quantization type"):
+        tuning.tune(source, ["Q8_0", "Q9"], on_progress=heard.append)
+    assert not heard
+
+
 def test_only_gguf_files_are_tuned():
     with pytest.raises(BadInput, match="GGUF"):
         tuning.tune(resolve("http://127.0.0.1:9/v1#some"))
@@ -111,3 +118,5 @@ def test_speed_counts_tokens_of_all_requests(source):
         speed = measure(model.engine, streams=(1, 3), prompt=64, new=8)
     assert speed.prompt == 64 and speed.prefill == pytest.approx(64 / speed.first_token)
     assert set(speed.decode) == {1, 3}
+    with hanpaca.load(source.path) as model, pytest.raises(BadInput, match="at least one token"):
+        measure(model.engine, prompt=0)
