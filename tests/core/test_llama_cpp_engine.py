@@ -9,6 +9,7 @@ from llama_engines import GREEDY, ask, generate, open_engine, random_prompts
 
 from hanpaca.core.engines import streams
 from hanpaca.core.engines.base import Request
+from hanpaca.core.engines.generation import log_probability, log_softmax
 from hanpaca.core.engines.jobs import Job
 from hanpaca.core.sampling import Sampling
 
@@ -180,3 +181,12 @@ def test_a_conversation_that_was_put_away_goes_on_the_same(tiny_file):
         answers.append(answer.text)
         engine.close()
     assert answers[0] == answers[1]
+
+
+def test_a_log_probability_equals_that_of_the_whole_softmax():
+    logits = np.random.default_rng(1).standard_normal(50_000).astype(np.float32) * 8
+    logits[7] = -np.inf
+    whole = log_softmax(logits)
+    assert log_probability(logits, 7) == whole[7] == -math.inf
+    for token in (0, 49_999, int(logits.argmax())):
+        assert log_probability(logits, token) == pytest.approx(whole[token], abs=1e-6)
