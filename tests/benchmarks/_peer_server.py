@@ -35,6 +35,8 @@ def llama_cpp_server(path: Path) -> Iterator[str]:
                 urllib.request.urlopen(f"{url}/v1/models", timeout=1).read()
                 break
             except OSError:
+                if process.poll() is not None:
+                    raise RuntimeError('llama_cpp.server ended; pip install "llama-cpp-python[server]"') from None
                 time.sleep(0.2)
         else:
             raise RuntimeError("llama_cpp.server does not answer")

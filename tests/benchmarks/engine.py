@@ -174,15 +174,26 @@ def cancellation(report: Report, name: str, engine: LlamaCppEngine) -> None:
 
 
 def server(report: Report, name: str, path: Path, engine: LlamaCppEngine, new: int) -> None:
-    """Total tokens/s of 16 callers against llama-cpp-python's own server with 16 clients."""
+    """Total tokens/s of 16 callers against llama-cpp-python's own server with 16 clients: over the same file, and, for
+    a model that a package carries, over the type that `load` uses, while the server runs the packaged file."""
     import _peer_server as peer_server
 
-    with peer_server.llama_cpp_server(path) as url:
-        mine, other, ratio = median_ratio(
-            lambda: total_rate(engine, 16, new), lambda: peer_server.rate(url, 16, new), 3
+    engines = {name: engine}
+    usual = tuning.prepare(resolve(name)).path if not name.startswith("random") else path
+    if usual is not None and usual != path:
+        engines[f"{name} as loaded ({usual.suffixes[-2].lstrip('.')})"] = LlamaCppEngine(
+            usual, rope_of(read(usual)), LlamaCppOptions(context=2048)
         )
-    report.say(f"  {name}: 16 callers {mine:.1f} tokens/s, llama_cpp.server {other:.1f}")
-    report.check(f"{name} 16 callers / llama_cpp.server", ratio, least=3)
+    with peer_server.llama_cpp_server(path) as url:
+        for label, ours in engines.items():
+            mine, other, ratio = median_ratio(
+                partial(total_rate, ours, 16, new), partial(peer_server.rate, url, 16, new), 3
+            )
+            report.say(f"  {label}: 16 callers {mine:.1f} tokens/s, llama_cpp.server {other:.1f}")
+            report.check(f"{label} 16 callers / llama_cpp.server", ratio, least=3)
+    for ours in engines.values():
+        if ours is not engine:
+            ours.close()
 
 
 def tuned_file(report: Report, name: str) -> Path:
