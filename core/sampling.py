@@ -38,7 +38,7 @@ class Sampling:
     frequency_penalty: float = 0.0
     """Subtract from the logit of a token for each time it has occurred."""
     penalty_last_n: int = 64
-    """How many of the last tokens the three penalties look at; 0 is none, -1 the whole context."""
+    """How many of the last generated tokens the three penalties look at; 0 is none, -1 all. Never the prompt."""
     mirostat: int = 0
     """0 off, 1 or 2: control perplexity instead of top-k and top-p. Costs about 3 ms a token."""
     mirostat_tau: float = 5.0
