@@ -100,8 +100,24 @@ def _marked(page: Any, quote: str) -> tuple[str, list[tuple[float, float, float,
     if found is None:
         return "", []
     start, end = found
-    count = text.count_rects(start, end - start)
-    return "".join(characters[start:end]), [text.get_rect(index) for index in range(count)]
+    lines: list[tuple[float, float, float, float]] = []
+    for index in range(start, end):
+        if _letters(characters[index]):
+            _extend(lines, text.get_charbox(index, loose=True))
+    return "".join(characters[start:end]), lines
+
+
+def _extend(lines: list[tuple[float, float, float, float]], box: tuple[float, float, float, float]) -> None:
+    """Add a character's box to the last line's if they stand side by side, else begin a line.
+
+    Boxes of whole characters, not of their ink: a font that is not in the file has none where it is not installed.
+    """
+    left, bottom, right, top = box
+    if lines and lines[-1][1] < (bottom + top) / 2 < lines[-1][3]:
+        last = lines[-1]
+        lines[-1] = (min(last[0], left), min(last[1], bottom), max(last[2], right), max(last[3], top))
+    else:
+        lines.append(box)
 
 
 def find(text: str, quote: str) -> tuple[int, int] | None:

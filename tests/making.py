@@ -6,7 +6,8 @@ _ENCRYPTED = "<< /Filter /Standard /V 1 /R 2 /Length 40 /P -4 /O <" + "11" * 32 
 
 
 def pdf(pages: list[str], *, encrypted: bool = False, font: str = "latin", title: str = "") -> bytes:
-    """A PDF with one content stream per page. Fonts: latin (Helvetica) or cid (codes without a table to Unicode)."""
+    """A PDF with one content stream per page. Fonts: latin (Helvetica) or cid (codes without a table to Unicode),
+    gb1 (Chinese, UTF-16 codes, not embedded)."""
     fonts = {
         "latin": "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
         "cid": (
@@ -14,6 +15,12 @@ def pdf(pages: list[str], *, encrypted: bool = False, font: str = "latin", title
             "[<< /Type /Font /Subtype /CIDFontType2 /BaseFont /Lost /CIDSystemInfo "
             "<< /Registry (Adobe) /Ordering (Identity) /Supplement 0 >> /FontDescriptor "
             "<< /Type /FontDescriptor /FontName /Lost /Flags 4 >> >>] >>"
+        ),
+        "gb1": (
+            "<< /Type /Font /Subtype /Type0 /BaseFont /STSong-Light /Encoding /UniGB-UCS2-H /DescendantFonts "
+            "[<< /Type /Font /Subtype /CIDFontType0 /BaseFont /STSong-Light /CIDSystemInfo "
+            "<< /Registry (Adobe) /Ordering (GB1) /Supplement 4 >> /FontDescriptor "
+            "<< /Type /FontDescriptor /FontName /STSong-Light /Flags 4 >> /DW 1000 >>] >>"
         ),
     }
     picture = zlib.compress(bytes([200] * (64 * 64)))
@@ -60,3 +67,9 @@ def codes(numbers: list[int]) -> str:
 
 PICTURE = "q 400 0 0 400 100 200 cm /Im1 Do Q"
 """A content stream that shows a grey picture and nothing else."""
+
+
+def chinese(*lines: str, size: int = 12) -> str:
+    """A content stream that shows lines of Chinese in the font gb1."""
+    drawn = " ".join(f"<{line.encode('utf-16-be').hex()}> Tj T*" for line in lines)
+    return f"BT /F1 {size} Tf {size + 4} TL 60 720 Td {drawn} ET"
