@@ -7,8 +7,8 @@ import zipfile
 from typing import Any
 from urllib.parse import unquote
 
+from ...core.encodings import decode
 from ...core.errors import UnreadableDocument
-from ..encodings import decode
 from ..readers import Document
 from . import html
 from .build import TextBuilder

@@ -6,8 +6,8 @@ import re
 from dataclasses import replace
 from typing import Any
 
+from ...core.encodings import decode
 from ...core.errors import UnreadableDocument
-from ..encodings import decode
 from ..readers import Document
 from .build import TextBuilder, clean, squeeze
 

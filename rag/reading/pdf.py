@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+from ...core.encodings import common_share
 from ...core.errors import UnreadableDocument
-from ..encodings import common_share
 from ..readers import Document
 from . import ocr
 from .build import TextBuilder, clean

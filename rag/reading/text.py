@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..encodings import decode
+from ...core.encodings import decode
 from ..readers import Document
 from .headings import chapters
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import zipfile
 
+from ...core.encodings import decode
 from ...core.errors import UnreadableDocument
-from ..encodings import decode
 
 MAX_TOTAL = 1024 * 1024 * 1024
 """Bytes of all members together, unpacked."""

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hanpaca.core.encodings import common_share, decode
 from hanpaca.core.errors import BadInput, HanpacaError, UnreadableDocument
-from hanpaca.rag.encodings import common_share, decode
 
 FILES = {
     "debian-faq.zh-cn.gb18030.txt": "gb18030",

@@ -10,7 +10,7 @@ import codecs
 import re
 from dataclasses import dataclass
 
-from ..core.errors import BadInput, UnreadableDocument
+from .errors import BadInput, UnreadableDocument
 
 _SIMPLIFIED = (
     "的一在人是有了不用和年为个以中他件上来行大国这于第可地法文会时下到定出本我子者作你使条家要后生或包十当里理成其们"
