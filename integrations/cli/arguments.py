@@ -74,6 +74,16 @@ def add_model(parser: Parser, extra: str = "") -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: one for each core")
 
 
+def add_abstain(parser: Parser) -> None:
+    """`--no-abstain`: `abstain` is False with it."""
+    parser.add_argument(
+        "--no-abstain",
+        dest="abstain",
+        action="store_false",
+        help="answer from the nearest passages also where the documents do not seem to hold the answer",
+    )
+
+
 def add_sampling(parser: Parser) -> None:
     """`--max-tokens`, `--temperature`, `--seed`: how the model chooses its words."""
     parser.add_argument("--max-tokens", type=int, metavar="N", help="longest answer in tokens")

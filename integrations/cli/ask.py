@@ -8,7 +8,7 @@ import contextlib
 from ...core import Model, load
 from ...core.errors import BadInput
 from .answers import plain_answer, show_answer, write
-from .arguments import Parser, add_json, add_library, add_model, add_sampling, sampling_of
+from .arguments import Parser, add_abstain, add_json, add_library, add_model, add_sampling, sampling_of
 from .library import add_filters, add_rerank, filters_of, open_library
 from .output import as_json
 from .places import model_name, model_options
@@ -27,6 +27,7 @@ def run(argv: list[str]) -> int:
     add_model(parser, extra=f"; `{NO_MODEL}` quotes the documents without a model")
     parser.add_argument("--mode", choices=MODES, default="auto", help="how to answer; default: %(default)s")
     parser.add_argument("-k", type=int, default=5, metavar="N", help="passages to answer from; default: %(default)s")
+    add_abstain(parser)
     add_filters(parser)
     add_rerank(parser)
     add_sampling(parser)
@@ -43,6 +44,7 @@ def run(argv: list[str]) -> int:
             k=found.k,
             sampling=sampling_of(found),
             filters=filters_of(found),
+            abstain=found.abstain,
             rerank=found.rerank,
         )
         for event in events:

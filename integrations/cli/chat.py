@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Generator, Iterator
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from ...core import Delta, Message, Model, Sampling, load
 from ...core.errors import BadInput, ContextOverflow
 from .answers import plain_answer, show_answer, write
-from .arguments import Parser, add_json, add_model, add_sampling, sampling_of
+from .arguments import Parser, add_abstain, add_json, add_model, add_sampling, sampling_of
 from .ask import NO_MODEL, model_of
 from .library import open_library
 from .output import as_json, note, say
@@ -38,6 +38,7 @@ def run(argv: list[str]) -> int:
         "--library", metavar="NAME|PATH", help="answer from the documents of this library, with sources"
     )
     add_model(parser, extra=f"; with --library `{NO_MODEL}` quotes the documents without a model")
+    add_abstain(parser)
     parser.add_argument("--system", metavar="TEXT", help="the system prompt; default: the model's own")
     add_sampling(parser)
     add_json(parser)
@@ -67,26 +68,26 @@ def _about_documents(found: argparse.Namespace) -> int:
     with contextlib.ExitStack() as opened:
         library = opened.enter_context(open_library(found))
         model = model_of(found, opened)
-        sampling = Sampling.of(sampling_of(found))
+        options: dict[str, Any] = {"sampling": Sampling.of(sampling_of(found)), "abstain": found.abstain}
         if found.message and found.json:
             from ...rag import answer
 
-            as_json(plain_answer(answer(library, model, " ".join(found.message), sampling=sampling), model))
+            as_json(plain_answer(answer(library, model, " ".join(found.message), **options), model))
         elif found.message:
-            _quote(library, model, [Message("user", " ".join(found.message))], sampling)
+            _quote(library, model, [Message("user", " ".join(found.message))], options)
         else:
             name = f"{model.name if model else 'No model'}, library {found.library}"
-            _converse(name, lambda messages: _quote(library, model, messages, sampling))
+            _converse(name, lambda messages: _quote(library, model, messages, options))
     return 0
 
 
-def _quote(library: Library, model: Model | None, messages: list[Message], sampling: Sampling) -> str:
+def _quote(library: Library, model: Model | None, messages: list[Message], options: Mapping[str, Any]) -> str:
     """One answer from the documents, with its sources."""
     from ...rag import Answer, stream_answer
 
     *history, question = messages
     parts: list[str] = []
-    events = stream_answer(library, model, question.content, history=history, sampling=sampling)
+    events = stream_answer(library, model, question.content, history=history, **options)
     with contextlib.closing(cast("Generator[AnswerDelta | Answer]", events)):
         try:
             for event in events:

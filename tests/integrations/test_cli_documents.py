@@ -143,6 +143,15 @@ def test_one_message_about_documents(told: Any, documents: Path) -> None:
     assert answer["mode"] == "extract" and "12K" in answer["text"] and answer["citations"]
 
 
+def test_an_answer_where_the_documents_seem_to_hold_none(told: Any, documents: Path) -> None:
+    told("ingest", str(documents))
+    question = "How tall is the Eiffel tower in Paris?"
+    for words in (("ask", "--model", "none"), ("chat", "--library", "default", "--model", "none")):
+        assert told(*words, question)["refused"]
+        answer = told(*words, question, "--no-abstain")
+        assert not answer["refused"] and answer["citations"]
+
+
 @pytest.mark.usefixtures("smollm2")
 def test_a_model_answers_in_a_chat_about_documents(told: Any, documents: Path) -> None:
     told("ingest", str(documents))
