@@ -65,6 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return PIPE_CLOSED
     except OSError as error:
         return _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), 1)
+    except MemoryError:
+        return _fail("there is not enough memory for this. Close other programs, or give smaller files.", 1)
+    except Exception as error:
+        if type(error).__module__ != "sqlite3":  # by name: importing sqlite3 would slow down every command
+            raise
+        return _fail(f"the library's database says: {error}. `hanpaca restore` brings back a backup.", 1)
 
 
 def _dispatch(words: list[str]) -> int:

@@ -110,9 +110,14 @@ def show_report(report: SyncReport) -> None:
     told = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "nothing"
     say(f"Files: {told}. Passages: {report.passages} read, {report.embedded} embedded. {report.seconds:.1f} s.")
     for path, message in report.warnings:
-        note(f"warning: {short(path)}: {message}")
+        note(f"warning: {short(path)}: {_unnamed(message, path)}")
     for path, message in report.failed:
-        note(f"not read: {short(path)}: {message}")
+        note(f"not read: {short(path)}: {_unnamed(message, path)}")
+
+
+def _unnamed(message: str, path: str) -> str:
+    """A message without the file's name at its head, where the whole path stands already."""
+    return message.removeprefix(f"{Path(path).name}: ")
 
 
 def _code(report: SyncReport, paths: list[Path]) -> int:

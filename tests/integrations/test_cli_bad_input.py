@@ -1,5 +1,6 @@
 """Bad input at the command line: one clear message, exit code 2, no traceback, and nothing lost."""
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -165,3 +166,25 @@ def test_deleting_a_file_that_is_not_there_deletes_nothing(run: Run, library: Pa
 @pytest.mark.parametrize("words", [("--temperature", "-1"), ("--max-tokens", "0")])
 def test_a_setting_out_of_range(run: Run, library: Path, words: tuple[str, str]) -> None:
     refused(run("ask", "What do llamas carry?", "--library", library, *words), words[0].strip("-").replace("-", "_"))
+
+
+def test_a_message_names_a_file_once(run: Run, library: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7\nnothing more")
+    ran = run("ingest", "broken.pdf", "--library", library)
+    refused(ran)
+    assert ran.err.count("broken.pdf") == 1, ran.err
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(sqlite3.DatabaseError("database disk image is malformed"), "malformed"), (MemoryError(), "not enough memory")],
+)
+def test_what_fails_beneath_is_one_sentence(
+    run: Run, library: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Library, "find", failing)
+    ran = run("ask", "where?", "--library", library, "--model", "none")
+    assert ran.code == 1 and told in ran.err and "Traceback" not in ran.err
