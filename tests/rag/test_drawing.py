@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 from making import pdf, shown
 from PIL import Image
@@ -30,8 +31,9 @@ def test_the_boxes_cover_the_ink_of_the_quotation_and_of_nothing_else(path: Path
     tops = [top for _, top, _, _ in drawn.rectangles]
     assert min(tops) > 0.09 and max(tops) < 0.15  # lines two and three of four, 16 points apart, from 72 of 792 on
     for left, top, right, bottom in drawn.rectangles:
-        box = (left * drawn.width, top * drawn.height, right * drawn.width, bottom * drawn.height)
-        assert picture.crop(tuple(round(side) for side in box)).getextrema()[0] < 128, "there is no ink under a box"
+        sides = (left * drawn.width, top * drawn.height, right * drawn.width, bottom * drawn.height)
+        x0, y0, x1, y1 = map(round, sides)
+        assert np.asarray(picture.crop((x0, y0, x1, y1))).min() < 128, "there is no ink under a box"
 
 
 def test_a_page_without_the_quotation_is_drawn_without_boxes(path: Path) -> None:
