@@ -16,11 +16,13 @@ from .arguments import Parser, add_json, add_library, add_model
 from .ingest import show_report, synced
 from .library import open_library
 from .output import as_json, say
-from .places import library_folder, model_name, model_options
+from .places import BUNDLED, library_folder, model_name, model_options
 
 QUESTIONS = ("How large is the 7B model at Q4_K?", "自适应NTK把上下文扩展到多长？")
 PASSAGES = 3
 """Few, because the demo's model is small and gets confused by many."""
+ONE_SENTENCE = [". ", "\n"]
+"""Where the bundled model's answer stops: after its first sentence it copies what else it was given."""
 
 
 def run(argv: list[str]) -> int:
@@ -62,7 +64,8 @@ def _chain(library: Path, model: str, options: dict[str, Any]) -> Any:
         from ..langchain import ChatHanpaca, HanpacaRetriever, question_answering
     except ModuleNotFoundError as error:
         raise BadInput(f"The demo needs {error.name}.", 'Run: pip install "hanpaca[demo]"') from error
-    chat = ChatHanpaca(model=model, load_options=options, temperature=0, max_tokens=100)
+    stop = ONE_SENTENCE if model == BUNDLED else None
+    chat = ChatHanpaca(model=model, load_options=options, temperature=0, max_tokens=100, stop=stop)
     return question_answering(HanpacaRetriever(library=library, k=PASSAGES), chat)
 
 
