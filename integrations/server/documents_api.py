@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any
@@ -107,6 +108,26 @@ async def text(
     shelf = await _shelf(request, library)
     found = await asyncio.to_thread(shelf.text, id, start, end)
     return {"id": id, "object": "document.text", "text": found[0], "start": found[1]}
+
+
+@router.get("/documents/{id}/page")
+async def page(
+    request: Request,
+    id: str,
+    start: Annotated[int, Query(ge=0, le=LARGEST)],
+    end: Annotated[int, Query(ge=0, le=LARGEST)],
+    page: Annotated[int | None, Query(ge=1, le=LARGEST)] = None,
+    library: str | None = None,
+) -> dict[str, Any]:
+    """A PDF's page as a picture (PNG in base64), and where the text between these offsets stands on it.
+
+    The page is the one that holds `start` unless another is named. Rectangles are left, top, right and bottom as shares
+    of the picture; `marked` is the page's own text that they cover.
+    """
+    shelf = await _shelf(request, library)
+    drawn = dataclasses.asdict(await asyncio.to_thread(shelf.page, id, start, end, page))
+    drawn["png"] = base64.b64encode(drawn["png"]).decode()
+    return {"id": id, "object": "document.page", **drawn}
 
 
 @router.get("/documents/{id}/events", response_model=None)

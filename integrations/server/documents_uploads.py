@@ -28,6 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ...core.errors import BadInput, HanpacaError
 from ...rag import FileInfo, Library, Progress
+from ...rag.drawing import Drawing, draw
 from ...rag.isolation import read_isolated
 from ...rag.readers import is_readable
 from .errors import NotHere
@@ -112,9 +113,7 @@ class Shelf:
 
     def text(self, id: str, start: int, end: int) -> tuple[str, int]:
         """The document's text around these offsets, and where it begins. Raises `NotHere`."""
-        path = next((info.path for info in self.library.files() if document_id(info.path) == id), None)
-        if path is None:
-            raise NotHere("There is no document of this id in the library.", "GET /v1/documents lists them.")
+        path = self._path(id)
         shown, first = "", 0
         for hit in sorted(self.library.passages(path), key=lambda hit: hit.start):
             if hit.end <= start - AROUND or hit.start >= end + AROUND:
@@ -124,6 +123,26 @@ class Shelf:
             known = first + len(shown)
             shown += "\n" * max(0, hit.start - known) + hit.text[max(0, known - hit.start) :]
         return shown, first
+
+    def page(self, id: str, start: int, end: int, number: int | None) -> Drawing:
+        """A PDF's page with the text between these offsets marked, its first page unless another is named."""
+        path = self._path(id)
+        ordered = sorted(self.library.passages(path), key=lambda hit: hit.start)
+        hits = [hit for hit in ordered if hit.start < end and hit.end > start]
+        if not hits:
+            raise BadInput("The document has no text at these offsets.", "Take those of a source or of search.")
+        kept = (self._folder / f"{id}.pdf") if _ID.fullmatch(id) else Path(path)
+        label = hits[0].page_at(max(start, hits[0].start))
+        if kept.suffix.lower() != ".pdf" or not label or not kept.is_file():
+            raise BadInput("This document has no pages that can be drawn.", "GET its /text instead.")
+        shown, first = self.text(id, start, end)
+        return draw(kept, number or int(label), shown[max(0, start - first) : end - first])
+
+    def _path(self, id: str) -> str:
+        path = next((info.path for info in self.library.files() if document_id(info.path) == id), None)
+        if path is None:
+            raise NotHere("There is no document of this id in the library.", "GET /v1/documents lists them.")
+        return path
 
     # -- changes -------------------------------------------------------------------------------------------------
 

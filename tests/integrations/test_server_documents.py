@@ -1,5 +1,6 @@
 """Documents over HTTP: upload, progress, search, cited answers, deletion, libraries; and what a crash leaves."""
 
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from making import pdf, shown
 from servers import Running, ready_document, serving, until
 
 import hanpaca
@@ -118,6 +120,26 @@ def test_documents_can_be_quoted_without_any_model(tmp_path: Path) -> None:
         answer = httpx.post(f"{server.api}/chat/completions", json=asked | {"use_documents": True}, timeout=60).json()
         assert "三十公斤" in answer["choices"][0]["message"]["content"]
         assert httpx.post(f"{server.api}/chat/completions", json=asked).status_code == 404
+
+
+def test_a_page_is_drawn_for_a_pdf_only(running: Running, uploaded: dict[str, Any]) -> None:
+    sent = {"file": ("camels.pdf", pdf([shown("Nothing here."), shown("A camel carries two hundred kilograms.")]))}
+    id = httpx.post(f"{running.api}/documents", files=sent, timeout=60).json()["data"][0]["id"]
+    assert ready_document(running, id)["status"] == "ready"
+    url = f"{running.api}/documents/{id}"
+    hits = httpx.post(f"{running.api}/search", json={"query": "camel kilograms"}, timeout=60).json()["data"]
+    hit = next(hit for hit in hits if hit["document"] == id)
+    start = hit["start"] + hit["text"].index("two hundred")
+    span = {"start": start, "end": start + len("two hundred")}
+    drawn = httpx.get(f"{url}/page", params=span, timeout=60).json()
+    assert (drawn["page"], drawn["pages"], drawn["marked"]) == (2, 2, "two hundred") and len(drawn["rectangles"]) == 1
+    assert base64.b64decode(drawn["png"]).startswith(b"\x89PNG")
+    assert httpx.get(f"{url}/page", params=span | {"page": 1}, timeout=60).json()["marked"] == ""
+    for path, asked in ((url, span | {"page": 9}), (url, {"start": 9**9, "end": 9**9 + 1})):
+        assert httpx.get(f"{path}/page", params=asked, timeout=60).status_code == 400
+    assert httpx.get(f"{running.api}/documents/{uploaded['id']}/page", params={"start": 0, "end": 5}).status_code == 400
+    assert httpx.delete(url, timeout=60).status_code == 200
+    assert httpx.get(f"{url}/page", params=span, timeout=60).status_code == 404
 
 
 def test_what_is_deleted_is_gone(running: Running) -> None:

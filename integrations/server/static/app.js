@@ -254,15 +254,34 @@ async function openSource(source) {
   const library = query().replace("?", "&");
   await guarded(async () => {
     const found = await json(path + library);
+    const drawn = source.page && (await json(path.replace("/text?", "/page?") + library).catch(() => null));
     const characters = Array.from(found.text); // offsets count characters, as Python does
     const cut = (start, end) => characters.slice(start - found.start, end - found.start).join("");
     const mark = make("mark", cut(from, to));
     $("source-name").textContent = `${source.file}, ${place(source)}`;
     $("source-text").replaceChildren(cut(found.start, from), mark, cut(to, found.start + characters.length));
+    $("source-page").replaceChildren(...(drawn ? pictureOf(drawn) : []));
     $("source").hidden = false;
-    mark.scrollIntoView({ block: "center" });
+    ($("source-page").querySelector(".spot") || mark).scrollIntoView({ block: "center" });
     $("source-name").focus({ preventScroll: true });
   });
+}
+
+// A page of a PDF as it looks, with a box over each line of the quotation.
+function pictureOf(drawn) {
+  const picture = make("img");
+  picture.src = `data:image/png;base64,${drawn.png}`;
+  picture.alt = `${say("page")} ${drawn.page} / ${drawn.pages}`;
+  [picture.width, picture.height] = [drawn.width, drawn.height];
+  const spots = drawn.rectangles.map(([left, top, right, bottom]) => {
+    const spot = make("span", "", "spot");
+    const share = (part) => `${100 * part}%`;
+    Object.assign(spot.style, {
+      left: share(left), top: share(top), width: share(right - left), height: share(bottom - top),
+    });
+    return spot;
+  });
+  return [picture, ...spots];
 }
 
 // -- errors and the token ------------------------------------------------------------------------------------------
