@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from making import chinese, pdf
 from servers import Running, serving
 
 import hanpaca
@@ -82,6 +83,29 @@ def test_an_answer_cites_and_the_source_shows_the_quoted_text(page: Any, tmp_pat
     assert "四千米" in page.locator(".passage").first.text_content(timeout=WAIT)
     page.locator("#documents button").first.click()
     page.locator("#documents li").wait_for(state="detached", timeout=WAIT)
+
+
+def test_a_chinese_pdf_is_shown_at_the_page_of_the_quotation(page: Any, tmp_path: Path) -> None:
+    path = tmp_path / "羊驼.pdf"
+    first, second = (
+        ["羊驼生活在安第斯山脉，", "海拔四千米。"],
+        ["骆马吃草。成年骆马每天可以", "行走二十五公里。它们住在高原。"],
+    )
+    path.write_bytes(pdf([chinese(*first), chinese(*second)], font="gb1"))
+    upload(page, path)
+    ask(page, "成年骆马每天可以行走多少公里？", "extract")
+    page.locator(".said.assistant .cite", has_text="[1]").first.wait_for(timeout=WAIT)
+    with page.expect_response(lambda reply: "/page?" in reply.url) as drawn:
+        page.locator(".said.assistant .cite").first.click()
+    page.locator("#source-page .spot").first.wait_for(timeout=WAIT)
+    told, quoted = drawn.value.json(), page.locator("#source-text mark").text_content()
+    assert told["page"] == 2 and "二十五公里" in quoted
+    assert "".join(told["marked"].split()) == "".join(quoted.split())
+    assert page.locator("#source-page img").evaluate("img => img.complete && img.naturalWidth > 500")
+    boxes = page.locator("#source-page .spot").evaluate_all("all => all.map(e => e.getBoundingClientRect().width)")
+    assert len(boxes) == 2 and min(boxes) > 20, "a line of the quotation has no box to be seen"
+    page.locator("#documents li", has_text="羊驼.pdf").locator("button").click()
+    page.locator("#documents li", has_text="羊驼.pdf").wait_for(state="detached", timeout=WAIT)
 
 
 def test_a_stream_can_be_stopped_and_a_reload_keeps_the_conversation(page: Any) -> None:
