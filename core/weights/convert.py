@@ -144,7 +144,7 @@ def _blocks(source: _Source) -> Iterator[NDArray[Any]]:
         yield source.computed
         return
     if source.heads and tensor.rows == 1:
-        yield _encode(_permuted(tensor.read(0, 1).reshape(-1, 1), source.heads).reshape(-1), type, tensor.name)
+        yield encode_rows(permuted(tensor.read(0, 1).reshape(-1, 1), source.heads).reshape(-1), type, tensor.name)
         return
     step = max(1, BLOCK_BYTES // (4 * tensor.columns))
     if source.heads:
@@ -155,16 +155,17 @@ def _blocks(source: _Source) -> Iterator[NDArray[Any]]:
         same = tensor.dtype.lower() == type
         rows = tensor.raw(start, stop) if same else tensor.read(start, stop)
         if source.heads:
-            rows = _permuted(rows, (stop - start) * source.heads // tensor.rows)
-        yield rows if same else _encode(rows, type, tensor.name)
+            rows = permuted(rows, (stop - start) * source.heads // tensor.rows)
+        yield rows if same else encode_rows(rows, type, tensor.name)
 
 
-def _permuted(rows: NDArray[Any], heads: int) -> NDArray[Any]:
+def permuted(rows: NDArray[Any], heads: int) -> NDArray[Any]:
     """Each head's two halves of rows, interleaved."""
     return rows.reshape(heads, 2, -1, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def _encode(rows: NDArray[np.float32], type: str, name: str) -> NDArray[Any]:
+def encode_rows(rows: NDArray[np.float32], type: str, name: str) -> NDArray[Any]:
+    """float32 rows in the file's number format. Raises `BadModelFile` for numbers that are not finite."""
     if not np.isfinite(rows).all():
         raise BadModelFile(f"{name} holds numbers that are not finite.", "The checkpoint is broken: fetch it again.")
     if type != "q8_0":

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BadModelFile, UnsupportedFeature
+from ..gguf_header import GGUFInfo
 from ..rope import LLAMA3_HIGH, LLAMA3_LOW, Rope, usual_magnitude
 from .checkpoint import Checkpoint, Tensor
 
@@ -72,6 +73,23 @@ class Shape:
             )
         except KeyError as error:
             raise BadModelFile(f"config.json lacks {error.args[0]}.", "Fetch the file again.") from error
+
+    @classmethod
+    def of_gguf(cls, info: GGUFInfo) -> Shape:
+        """From the head of a GGUF file. Raises `BadModelFile` where it is none of a LLaMA model."""
+        if info.architecture != "llama":
+            raise BadModelFile(f"This GGUF file is no LLaMA model but {info.architecture!r}.", "Give another one.")
+        heads, hidden = (int(info.number(key, 0)) for key in ("attention.head_count", "embedding_length"))
+        return cls(
+            layers=int(info.number("block_count", 0)),
+            hidden=hidden,
+            ffn=int(info.number("feed_forward_length", 0)),
+            heads=heads,
+            kv_heads=int(info.number("attention.head_count_kv", heads)),
+            vocabulary=info.vocabulary_size,
+            head_dim=int(info.number("attention.key_length", hidden // max(1, heads))),
+            tied=not any(tensor.name == "output.weight" for tensor in info.tensors),
+        )
 
     def weights(self) -> dict[str, tuple[int, ...]]:
         """The checkpoint's weight names and shapes, in the order of a GGUF file."""

@@ -1,4 +1,4 @@
-"""Commands that make model files: `convert`, `quantize`, `merge`."""
+"""Commands that make model files: `convert`, `quantize`, `merge`, `extract-lora`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,28 @@ if TYPE_CHECKING:
 
 
 def convert(argv: list[str]) -> int:
-    """A checkpoint folder to a GGUF file."""
+    """A checkpoint folder, or a LoRA adapter's, to a GGUF file."""
     from ...core.weights.convert import TYPES
     from ...core.weights.convert import convert as convert_to_gguf
+    from ...core.weights.lora_file import convert_adapter
 
-    parser = Parser("convert", "Write a LLaMA checkpoint (safetensors or .bin) as a GGUF file.")
+    parser = Parser("convert", "Write a LLaMA checkpoint (safetensors or .bin), or a LoRA adapter, as a GGUF file.")
     parser.add_argument("checkpoint", type=Path, metavar="FOLDER")
     parser.add_argument("out", type=Path, metavar="OUT.gguf")
     parser.add_argument("--type", choices=TYPES, default="f16", help="default: %(default)s")
+    parser.add_argument(
+        "--base", type=Path, metavar="MODEL", help="for an adapter: the folder or GGUF file it was trained on"
+    )
     add_json(parser)
     found = parser.parse(argv)
+    if (found.checkpoint / "adapter_config.json").is_file():
+        with progress("Converting", bytes_=True) as show:
+            out = convert_adapter(
+                found.checkpoint, found.out, found.type, found.base, lambda done, total: show(done, total, "")
+            )
+        return _made(out, found.json)
+    if found.base is not None:
+        parser.error(f"--base is for LoRA adapters, and {found.checkpoint} has no adapter_config.json")
     with progress("Converting", bytes_=True) as show:
         out = convert_to_gguf(
             found.checkpoint, found.out, found.type, lambda done, total: show(done, total, ""), on_note=note
@@ -98,6 +110,29 @@ def merge(argv: list[str]) -> int:
         if not found.json:
             _made(made, False)
     return _made(file if kind else made, found.json)
+
+
+def extract(argv: list[str]) -> int:
+    """What a tuning changed, as a LoRA adapter."""
+    from ...core.weights.low_rank import extract_lora
+
+    parser = Parser("extract-lora", "Write what a tuned checkpoint changed in its base as a LoRA adapter.")
+    parser.add_argument("base", type=Path, metavar="BASE")
+    parser.add_argument("tuned", type=Path, metavar="TUNED")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the new adapter folder")
+    parser.add_argument("--rank", type=int, default=64, metavar="N", help="default: %(default)s")
+    add_json(parser)
+    found = parser.parse(argv)
+    with progress("Extracting") as show:
+        made = extract_lora(found.base, found.tuned, found.out, found.rank, lambda done, total: show(done, total, ""))
+    if found.json:
+        as_json({"path": str(made.path), "kept": round(made.kept, 4), "left_out": list(made.left_out)})
+        return 0
+    say(f"{made.path}: holds {100 * made.kept:.1f} % of the squared change of the linear layers")
+    if made.left_out:
+        names = ", ".join(made.left_out[:3]) + (" …" if len(made.left_out) > 3 else "")
+        note(f"Not in the adapter: {len(made.left_out)} other tensors that the tuning changed ({names}).")
+    return 0
 
 
 def _plan(source: Path, types: Sequence[str] | Mapping[str, int], json: bool) -> int:
