@@ -1,15 +1,35 @@
-"""Plain text files as a stream of lines. Knows no tokenizer."""
+"""Text files in any encoding, and JSON lines with a text in each, as a stream. Knows no tokenizer."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import BadInput
+from ..encodings import decode
+from ..errors import BadInput, UnreadableDocument
+
+SUFFIXES = (".txt", ".jsonl")
+TEXT_FIELDS = ("text", "content")
+"""Fields of a JSON line that may hold its text, the first that is there."""
+_SAMPLE = 1 << 20
+_WHOLE = 256 << 20
+"""Larger text files are read line by line, in the encoding of their beginning."""
+_CODECS = {"utf-8 with BOM": "utf-8-sig", "utf-16 with BOM": "utf-16", "utf-32 with BOM": "utf-32"}
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text and where it stands."""
+
+    text: str
+    file: Path
+    line: int
 
 
 def text_files(paths: Sequence[Path]) -> list[Path]:
-    """The .txt files that `paths` name, folders searched to the bottom, in a fixed order.
+    """The .txt and .jsonl files that `paths` name, folders searched to the bottom, in a fixed order.
 
     Raises `BadInput` for a path that does not exist or where there is nothing to read.
     """
@@ -17,19 +37,75 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise BadInput(f"{path} does not exist.", "Give text files, or folders that hold them.")
-        found += sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+        inside = sorted(file for suffix in SUFFIXES for file in path.rglob(f"*{suffix}")) if path.is_dir() else [path]
+        found += [file for file in inside if file not in found]
     if not found:
-        raise BadInput(f"No .txt file in {', '.join(map(str, paths))}.", "Give text files, or folders that hold them.")
+        named = ", ".join(map(str, paths))
+        raise BadInput(f"No {' or '.join(SUFFIXES)} file in {named}.", "Give text files, or folders that hold them.")
     return found
 
 
 def lines(files: Sequence[Path]) -> Iterator[str]:
-    """Every line that is not blank, without its end. Raises `BadInput` for text that is not UTF-8."""
+    """Every line that is not blank, without its end. Raises `BadInput` as `documents` does."""
+    for document in documents(files):
+        for line in document.text.splitlines():
+            if stripped := line.strip():
+                yield stripped
+
+
+def documents(files: Sequence[Path]) -> Iterator[Document]:
+    """Each JSON line's text, and each text file: whole, or a very large one in parts of whole lines.
+
+    The encoding is found by the rule of `core.encodings`. Raises `BadInput` with file and line for what is no text.
+    """
     for file in files:
-        with file.open(encoding="utf-8-sig") as stream:
+        if file.suffix == ".jsonl":
+            yield from _json_lines(file)
+            continue
+        encoding = None
+        if file.stat().st_size > _WHOLE:
+            with file.open("rb") as stream:
+                encoding = _decoded(file, stream.read(_SAMPLE))[1]
+            yield from _parts(file, _CODECS.get(encoding, encoding))
+        else:
+            yield Document(_decoded(file, file.read_bytes())[0], file, 1)
+
+
+def _decoded(file: Path, data: bytes) -> tuple[str, str]:
+    try:
+        found = decode(data)
+    except UnreadableDocument as error:
+        raise BadInput(f"{file} is no text file: {error.problem}", error.hint) from error
+    return found.text, found.encoding
+
+
+def _parts(file: Path, encoding: str, size: int = 64 << 20) -> Iterator[Document]:
+    held: list[str] = []
+    length = first = 0
+    with file.open(encoding=encoding) as stream:
+        try:
+            for number, line in enumerate(stream):
+                held.append(line)
+                length += len(line)
+                if length >= size:
+                    yield Document("".join(held), file, first + 1)
+                    held, length, first = [], 0, number + 1
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{file} is not {encoding} text throughout.", "Save it as UTF-8.") from error
+    if held:
+        yield Document("".join(held), file, first + 1)
+
+
+def _json_lines(file: Path) -> Iterator[Document]:
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
             try:
-                for line in stream:
-                    if stripped := line.strip():
-                        yield stripped
-            except UnicodeDecodeError as error:
-                raise BadInput(f"{file} is not UTF-8 text.", "Save it as UTF-8.") from error
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except ValueError as error:
+                raise BadInput(f"{file}, line {number}: no JSON ({error}).", "One object in each line.") from error
+            text = next((row[name] for name in TEXT_FIELDS if name in row), None) if isinstance(row, dict) else None
+            if not isinstance(text, str):
+                raise BadInput(f"{file}, line {number}: no text in it.", f"Give it a field {' or '.join(TEXT_FIELDS)}.")
+            yield Document(text, file, number)

@@ -89,7 +89,8 @@ def token_count(folder: Path) -> int | None:
     return max(ids) + 1 if ids else None
 
 
-def _sentencepiece(path: Path) -> Vocabulary:
+def sentencepiece_tables() -> Any:
+    """The protocol buffers of sentencepiece. Raises `EngineUnavailable` where the packages are missing."""
     try:
         from sentencepiece import sentencepiece_model_pb2 as tables
     except ImportError as error:
@@ -97,7 +98,11 @@ def _sentencepiece(path: Path) -> Vocabulary:
             "Reading tokenizer.model needs the packages sentencepiece and protobuf.",
             'Install them with: pip install "hanpaca[convert]"',
         ) from error
-    model: Any = tables.ModelProto()  # type: ignore[attr-defined]
+    return tables
+
+
+def _sentencepiece(path: Path) -> Vocabulary:
+    model: Any = sentencepiece_tables().ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
     except Exception as error:

@@ -33,7 +33,7 @@ def _train(argv: list[str]) -> int:
     from ...core.vocabulary.pieces import train_pieces
 
     parser = _parser("train")
-    parser.add_argument("texts", type=Path, nargs="+", metavar="TEXT", help="UTF-8 text files, or folders of .txt")
+    parser.add_argument("texts", type=Path, nargs="+", metavar="TEXT", help="text files, or folders of .txt and .jsonl")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the sentencepiece model to write")
     parser.add_argument("--size", type=int, default=20_000, metavar="N", help="pieces; default: %(default)s")
     parser.add_argument("--coverage", type=float, default=0.9995, help="share of characters; default: %(default)s")
@@ -69,7 +69,7 @@ def _extend(argv: list[str]) -> int:
 
     parser = _parser("extend")
     parser.add_argument("base", type=Path, metavar="tokenizer.json", help="the model's own")
-    parser.add_argument("texts", type=Path, nargs="+", metavar="TEXT", help="UTF-8 text files, or folders of .txt")
+    parser.add_argument("texts", type=Path, nargs="+", metavar="TEXT", help="text files, or folders of .txt and .jsonl")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the tokenizer.json to write")
     parser.add_argument("--add", type=int, default=6000, metavar="N", help="new tokens; default: %(default)s")
     found = parser.parse(argv)
@@ -100,7 +100,7 @@ def _report(argv: list[str]) -> int:
 
     parser = _parser("report")
     parser.add_argument("tokenizers", type=Path, nargs="+", metavar="TOKENIZER", help=".model, .json, or a folder")
-    parser.add_argument("--text", type=Path, required=True, metavar="PATH", help="a UTF-8 text file, or a folder")
+    parser.add_argument("--text", type=Path, required=True, metavar="PATH", help="a text file, or a folder")
     found = parser.parse(argv)
     files = text_files([found.text])
     fits = [(str(path), measure(path, lines(files))) for path in found.tokenizers]

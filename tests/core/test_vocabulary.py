@@ -123,10 +123,20 @@ def test_what_cannot_be_merged_or_trained_is_refused(llama_model: Path, data: Pa
         merge_pieces(llama_model, data / "plaintext/红楼梦.txt", tmp_path / "m.model")
     with pytest.raises(BadInput, match="could not be trained"):
         train_pieces(["短"], tmp_path / "t.model", 20_000)
-    (tmp_path / "gbk.txt").write_bytes("中文".encode("gb18030"))
-    with pytest.raises(BadInput, match=r"gbk\.txt is not UTF-8"):
+    (tmp_path / "picture.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    with pytest.raises(BadInput, match=r"picture\.txt is no text file: This is a PNG image"):
         list(lines(text_files([tmp_path])))
-    assert [path.name for path in tmp_path.iterdir()] == ["gbk.txt"]
+    (tmp_path / "picture.txt").unlink()
+    (tmp_path / "rows.jsonl").write_text('{"text": "一"}\n{"txet": "二"}\n')
+    with pytest.raises(BadInput, match=r"rows\.jsonl, line 2: no text in it\. Give it a field text or content"):
+        list(lines(text_files([tmp_path])))
+
+
+def test_texts_in_chinese_encodings_and_json_lines_are_read(tmp_path: Path) -> None:
+    for number, encoding in enumerate(("gb18030", "big5", "utf-16", "utf-8-sig")):
+        (tmp_path / f"{number}.txt").write_text("中國人民的文字，在這裡。\n\n第二行", encoding=encoding)
+    (tmp_path / "9.jsonl").write_text('{"text": "中國人民的文字，在這裡。\\n第二行"}\n\n', encoding="utf-8")
+    assert list(lines(text_files([tmp_path]))) == ["中國人民的文字，在這裡。", "第二行"] * 5
 
 
 # -- byte-level BPE ------------------------------------------------------------------------------------------------

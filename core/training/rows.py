@@ -1,0 +1,230 @@
+"""Instruction and preference files → conversations, each with its place in the file. Knows no model.
+
+Formats: Alpaca (`instruction`, `input`, `output`), ShareGPT (`conversations` of `from` and `value`), messages (`role`
+and `content`); for preferences any of them with `chosen` and `rejected` in place of the last answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from ..chat import Message, Role
+from ..encodings import decode
+from ..errors import BadInput, UnreadableDocument
+
+BadRows = Literal["stop", "skip"]
+_ROLES: Mapping[str, Role] = {
+    "system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
+    "bot": "assistant",
+}  # fmt: skip
+_QUESTION, _ANSWER = ("instruction", "prompt", "question"), ("output", "response", "completion", "answer")
+_SHOWN = 5
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row begins."""
+
+    file: Path
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}"
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A conversation that ends with an answer."""
+
+    messages: tuple[Message, ...]
+    place: Place
+
+
+@dataclass(frozen=True)
+class Preference:
+    """A conversation that ends with a question, and two answers of which the first is better."""
+
+    messages: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    place: Place
+
+
+class _BadRow(Exception):
+    """What is wrong with a row, as a phrase."""
+
+
+@dataclass
+class Refused:
+    """The rows that were left out: place and reason."""
+
+    rows: list[tuple[Place, str]]
+
+    def text(self) -> str:
+        """The first of them, one in a line."""
+        shown = [f"{place}: {reason}" for place, reason in self.rows[:_SHOWN]]
+        more = len(self.rows) - len(shown)
+        return "\n".join([*shown, *([f"… and {more} more"] if more else [])])
+
+
+def conversations(files: Sequence[Path], bad_rows: BadRows = "stop") -> tuple[list[Conversation], Refused]:
+    """Every row of the files as a conversation. Raises `BadInput` for bad rows unless they are to be skipped."""
+    return _read(files, bad_rows, lambda row, place: Conversation(_answered(row), place))
+
+
+def preferences(files: Sequence[Path], bad_rows: BadRows = "stop") -> tuple[list[Preference], Refused]:
+    """Every row of the files as a pair of answers. Raises `BadInput` for bad rows unless they are to be skipped."""
+    return _read(files, bad_rows, _preference)
+
+
+def _read(
+    files: Sequence[Path], bad_rows: BadRows, make: Callable[[dict[str, Any], Place], Made]
+) -> tuple[list[Made], Refused]:
+    found: list[Made] = []
+    refused = Refused([])
+    for file in files:
+        for line, row in _rows(file):
+            place = Place(file, line)
+            try:
+                if not isinstance(row, dict):
+                    raise _BadRow(row if isinstance(row, str) and row.startswith("no JSON") else "no object")
+                found.append(make(row, place))
+            except _BadRow as error:
+                refused.rows.append((place, str(error)))
+    if refused.rows and bad_rows == "stop":
+        raise BadInput(
+            f"{len(refused.rows)} rows cannot be trained on:\n{refused.text()}\n",
+            "Mend them, or leave them out with --bad-rows skip.",
+        )
+    if not found:
+        raise BadInput(
+            f"There is nothing to train on in {', '.join(map(str, files))}.", "Give files with rows in them."
+        )
+    return found, refused
+
+
+def _rows(file: Path) -> Iterator[tuple[int, Any]]:
+    """(line, row) of a JSON array, or of JSON lines."""
+    if not file.is_file():
+        raise BadInput(f"{file} does not exist.", "Give .json or .jsonl files.")
+    try:
+        text = decode(file.read_bytes()).text
+    except UnreadableDocument as error:
+        raise BadInput(f"{file}: {error.problem}", error.hint) from error
+    if text.lstrip().startswith("["):
+        yield from _array(file, text)
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except ValueError as error:
+                yield number, f"no JSON ({error})"
+
+
+def _array(file: Path, text: str) -> Iterator[tuple[int, Any]]:
+    decoder, blank = json.JSONDecoder(), " \t\r\n"
+    at, line, counted = text.index("[") + 1, 1, 0
+    while True:
+        while at < len(text) and text[at] in blank + ",":
+            at += 1
+        if text[at : at + 1] == "]":
+            return
+        line += text.count("\n", counted, at)
+        counted = at
+        try:
+            row, at = decoder.raw_decode(text, at)
+        except ValueError as error:
+            raise BadInput(f"{file} is broken JSON after line {line}: {error}.", "Mend the file.") from error
+        yield line, row
+
+
+def _answered(row: dict[str, Any]) -> tuple[Message, ...]:
+    messages = _messages(row, answered=True)
+    if messages[-1].role != "assistant":
+        raise _BadRow("the conversation does not end with an answer")
+    for message in messages:
+        if message.role == "assistant" and not message.content.strip():
+            raise _BadRow("an answer is empty")
+    return messages
+
+
+def _messages(row: dict[str, Any], *, answered: bool) -> tuple[Message, ...]:
+    system = [Message("system", _text(row, "system"))] if row.get("system") else []
+    listed = next((row[name] for name in ("messages", "conversations", "conversation") if name in row), None)
+    if listed is None and not answered and isinstance(row.get("prompt"), list):
+        listed = row["prompt"]
+    if listed is not None:
+        if not isinstance(listed, list) or not listed:
+            raise _BadRow("its list of messages is empty or no list")
+        return (*system, *(_message(entry) for entry in listed))
+    question = next((name for name in _QUESTION if name in row), None)
+    if question is None:
+        raise _BadRow(f"it has none of: messages, conversations, {', '.join(_QUESTION)}")
+    asked = _text(row, question)
+    if row.get("input"):
+        asked += f"\n{_text(row, 'input')}"
+    if not asked.strip():
+        raise _BadRow("the instruction is empty")
+    history = [Message(role, text) for role, text in _history(row)]
+    messages = [*system, *history, Message("user", asked)]
+    if answered:
+        answer = next((name for name in _ANSWER if name in row), None)
+        if answer is None:
+            raise _BadRow(f"it has none of: {', '.join(_ANSWER)}")
+        messages.append(Message("assistant", _text(row, answer)))
+    return tuple(messages)
+
+
+def _history(row: dict[str, Any]) -> Iterator[tuple[Role, str]]:
+    for turn in row.get("history") or []:
+        if not isinstance(turn, list) or len(turn) != 2 or not all(isinstance(text, str) for text in turn):
+            raise _BadRow("its history is no list of [question, answer]")
+        yield "user", turn[0]
+        yield "assistant", turn[1]
+
+
+def _message(entry: Any) -> Message:
+    if not isinstance(entry, dict):
+        raise _BadRow("a message is no object")
+    role = entry.get("role", entry.get("from"))
+    text = entry.get("content", entry.get("value"))
+    if role not in _ROLES:
+        raise _BadRow(f"{role!r} is not a role; valid: {', '.join(_ROLES)}")
+    if not isinstance(text, str):
+        raise _BadRow("a message has no text")
+    return Message(_ROLES[role], text)
+
+
+def _text(row: dict[str, Any], name: str) -> str:
+    if not isinstance(row[name], str):
+        raise _BadRow(f"its {name} is no text")
+    return str(row[name])
+
+
+def _preference(row: dict[str, Any], place: Place) -> Preference:
+    answers = []
+    for name in ("chosen", "rejected"):
+        if name not in row:
+            raise _BadRow(f"it has no {name}")
+        value = row[name]
+        if isinstance(value, list):  # TRL's form: the whole conversation, or the answer alone
+            value = value[-1] if value else None
+        answer = value if isinstance(value, str) else _message(value).content
+        if not answer.strip():
+            raise _BadRow(f"its {name} answer is empty")
+        answers.append(answer)
+    if "prompt" not in row and isinstance(row["chosen"], list) and len(row["chosen"]) > 1:
+        messages = tuple(_message(entry) for entry in row["chosen"][:-1])
+    else:
+        messages = _messages(row, answered=False)
+    if messages[-1].role != "user":
+        raise _BadRow("there is no question before the answers")
+    if answers[0] == answers[1]:
+        raise _BadRow("both answers are the same")
+    return Preference(messages, answers[0], answers[1], place)

@@ -1,0 +1,366 @@
+"""What is trained on: golden ids and marks of conversations, blocks of text, packing, and rows that are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from training_runs import ROWS, SENTENCES, write_base, write_rows, write_text
+
+from hanpaca.core.chat import DEFAULT_SYSTEM_PROMPT, Llama2Template, Message, Template
+from hanpaca.core.chat_jinja import JinjaTemplate
+from hanpaca.core.errors import BadInput
+from hanpaca.core.training.base import Base, open_base
+from hanpaca.core.training.conversations import ANSWER, FIRST, PROMPT, Encoder
+from hanpaca.core.training.corpora import Corpus, open_corpus
+from hanpaca.core.training.duplicates import Duplicates
+from hanpaca.core.training.items import pack
+from hanpaca.core.training.options import FinetuneOptions, PretrainOptions, as_json, from_json, make
+from hanpaca.core.training.rows import conversations, preferences
+from hanpaca.core.training.sources import Blocks, Mixed
+from hanpaca.core.training.texts import conversations_source
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+CHATML = (
+    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    folder = write_base(tmp_path_factory.mktemp("base") / "b")
+    return open_base(str(folder), folder.parent)
+
+
+def encoder(base: Base, template: Template | None = None, length: int = 512) -> Encoder:
+    return Encoder(template or Llama2Template(), base.tokenizer, length)
+
+
+def talk(*texts: str, system: str | None = None) -> list[Message]:
+    found = [Message("system", system)] if system is not None else []
+    return found + [Message("assistant" if n % 2 else "user", text) for n, text in enumerate(texts)]
+
+
+# -- labels: exactly the answer and its end ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("messages", "opening"),
+    [
+        (talk("你好", "春眠"), f"<<SYS>>\n{DEFAULT_SYSTEM_PROMPT}\n<</SYS>>\n\n"),
+        (talk("你好", "春眠", system="答诗"), "<<SYS>>\n答诗\n<</SYS>>\n\n"),
+        (talk("你好", " 春眠\n不觉晓 "), f"<<SYS>>\n{DEFAULT_SYSTEM_PROMPT}\n<</SYS>>\n\n"),
+        (talk("一", "二", "三", "四"), f"<<SYS>>\n{DEFAULT_SYSTEM_PROMPT}\n<</SYS>>\n\n"),
+    ],
+    ids=["default", "system", "blanks", "two turns"],
+)
+def test_llama2_golden_ids(base: Base, messages: list[Message], opening: str) -> None:
+    """Against sentencepiece itself: BOS and prompt are read, the answer by itself and EOS are trained, turn by turn."""
+    import sentencepiece
+
+    sp: Any = sentencepiece.SentencePieceProcessor(model_file=str(base.folder / "tokenizer.model"))
+    turns = [m.content for m in messages if m.role != "system"]
+    ids: list[int] = []
+    marks: list[int] = []
+    for number, (asked, answered) in enumerate(zip(turns[::2], turns[1::2], strict=True)):
+        prompt = [1, *sp.encode(f"[INST] {opening if number == 0 else ''}{asked} [/INST]")]
+        answer = [*sp.encode(answered), 2]
+        ids += prompt + answer
+        marks += [PROMPT] * len(prompt) + [ANSWER] * len(answer)
+    (found,) = encoder(base).examples(messages)
+    assert found.ids.tolist() == ids
+    assert found.marks.tolist() == [FIRST, *marks[1:]]
+
+
+def test_chatml_golden_ids(smollm2: Path, tmp_path: Path) -> None:
+    """SmolLM2's own template: what is read is the inference prompt, what is trained the answer and <|im_end|>."""
+    from hanpaca.core.engines.torch_tokenizer import open_tokenizer
+    from hanpaca.core.training.base import TrainingTokenizer
+
+    tokenizer = TrainingTokenizer(open_tokenizer(smollm2, 49_152))
+    assert tokenizer.chat_template is not None
+    made = Encoder(JinjaTemplate(tokenizer.chat_template), tokenizer, 512)
+    (found,) = made.examples(talk("Hi", "Hello there.", "你好", "您好！\n"))
+
+    def special(text: str) -> list[int]:
+        return tokenizer.tokenize(text, special=True)
+
+    system = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+    parts = [
+        (special(f"{system}<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"), PROMPT),
+        (special("Hello there.<|im_end|>"), ANSWER),
+        (special("\n<|im_start|>user\n你好<|im_end|>\n<|im_start|>assistant\n"), PROMPT),
+        (special("您好！\n<|im_end|>"), ANSWER),
+    ]
+    assert found.ids.tolist() == [token for ids, _ in parts for token in ids]
+    assert found.marks.tolist()[1:] == [mark for ids, mark in parts for _ in ids][1:]
+
+
+def test_a_template_that_rewrites_history_gives_one_example_for_each_answer(base: Base) -> None:
+    """Where an earlier answer is shown otherwise later on, each answer is trained after the prompt it will meet."""
+    marks_history = (
+        "{% for m in messages %}{{ (m['role'][0] if loop.last or m['role'] == 'user' else 'before') + ':' "
+        "+ m['content'] + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'a:' }}{% endif %}"
+    )
+    made = encoder(base, JinjaTemplate(marks_history))
+    found = list(made.examples(talk("一", "二", "三", "四")))
+    assert len(found) == 2
+    asked = [talk("一"), talk("一", "二", "三")]
+    for example, messages, answer in zip(found, asked, ("二", "四"), strict=True):
+        trained = example.marks == ANSWER
+        assert example.ids[~trained].tolist() == made.prompt(messages)
+        assert b"".join(map(base.tokenizer.token_bytes, example.ids[trained][:-1])).decode().strip() == answer
+        assert example.ids[-1] == made.end
+
+
+def test_packed_batches_foresee_the_answers_and_nothing_else(base: Base, tmp_path: Path) -> None:
+    from hanpaca.core.training.batches import Batches
+
+    options = FinetuneOptions(
+        base="", data=(str(write_rows(tmp_path / "r.jsonl")),), out="", template="llama-2", length=256, batch=600
+    )
+    source = conversations_source(options, base, tmp_path / "cache", None)
+    batches = Batches(source, tokens=600, epochs=1, seed=3)
+    assert len(source) == len(ROWS)
+    seen = []
+    for number in range(len(batches)):
+        batch = batches[number]
+        ids, positions = batch["input_ids"][0], batch["position_ids"][0]
+        assert len(ids) <= 600
+        assert sum(batch["segments"]) == len(ids)
+        assert torch.equal(ids[batch["keep"] + 1], batch["targets"])
+        assert bool((positions[batch["keep"] + 1] == positions[batch["keep"]] + 1).all())  # never across texts
+        seen.append(batch["targets"].tolist())
+    answers = sorted(tuple([*base.tokenizer.tokenize(row["output"]), base.tokenizer.vocabulary.eos]) for row in ROWS)
+    found: list[tuple[int, ...]] = []
+    for targets in seen:
+        held: list[int] = []
+        for token in targets:
+            held.append(token)
+            if token == base.tokenizer.vocabulary.eos:
+                found.append(tuple(held))
+                held = []
+        assert not held
+    assert sorted(found) == answers
+    again = Batches(source, tokens=600, epochs=1, seed=3)
+    assert all(torch.equal(batches[n]["input_ids"], again[n]["input_ids"]) for n in range(len(batches)))
+    other = Batches(source, tokens=600, epochs=1, seed=4)
+    assert not torch.equal(batches[0]["input_ids"], other[0]["input_ids"])
+
+
+def test_prompts_count_as_much_as_asked(base: Base, tmp_path: Path) -> None:
+    options = FinetuneOptions(
+        base="", data=(str(write_rows(tmp_path / "r.jsonl")),), out="", template="llama-2", prompt_weight=0.1
+    )
+    item = conversations_source(options, base, tmp_path / "cache", None).item(0)
+    assert item.weights[0] == 0
+    assert set(item.weights[1:].tolist()) == {np.float32(0.1), 1.0}
+
+
+def test_long_conversations_are_cut_between_turns(base: Base) -> None:
+    turns = [text for n in range(6) for text in (f"第{n}句？", SENTENCES[n])]
+    whole = encoder(base)
+    (one,) = whole.examples(talk(*turns, system="诗"))
+    made = encoder(base, length=len(one.ids) // 3)
+    parts = list(made.examples(talk(*turns, system="诗")))
+    assert len(parts) > 2
+    assert all(len(part.ids) <= made.length for part in parts)
+    assert made.cut.at_turns == len(parts) - 1
+    assert made.cut.answers == made.cut.left_out == 0
+    trained = sum(int((part.marks == ANSWER).sum()) for part in parts)
+    assert trained == int((one.marks == ANSWER).sum())
+    opening = base.tokenizer.tokenize("[INST] <<SYS>>\n诗\n<</SYS>>")[:-1]
+    assert all(part.ids.tolist()[1 : 1 + len(opening)] == opening for part in parts)
+
+
+def test_answers_that_are_too_long_lose_their_end_and_are_counted(base: Base) -> None:
+    made = encoder(base, Llama2Template(""), length=24)
+    (found,) = made.examples(talk("诗？", SENTENCES[0]))
+    assert len(found.ids) == 24
+    assert found.ids[-1] != 2
+    assert made.cut.answers == 1
+    assert not list(made.examples(talk(SENTENCES[0] * 3, "好")))
+    assert made.cut.left_out == 1
+
+
+# -- rows ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_format_is_read(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"instruction": "问", "input": "补", "output": "答", "system": "系", "history": [["前", "后"]]},
+        {"conversations": [{"from": "human", "value": "问"}, {"from": "gpt", "value": "答"}], "system": "系"},
+        {"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]},
+        {"prompt": "问", "response": "答"},
+    ]
+    (tmp_path / "a.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="gb18030")
+    found, refused = conversations([tmp_path / "a.json"])
+    assert not refused.rows
+    assert [[(m.role[0], m.content) for m in row.messages] for row in found] == [
+        [("s", "系"), ("u", "前"), ("a", "后"), ("u", "问\n补"), ("a", "答")],
+        [("s", "系"), ("u", "问"), ("a", "答")],
+        [("u", "问"), ("a", "答")],
+        [("u", "问"), ("a", "答")],
+    ]
+
+
+def test_pairs_of_answers_are_read(tmp_path: Path) -> None:
+    asked = {"role": "user", "content": "问"}
+    good, bad = ({"from": "gpt", "value": text} for text in ("好", "坏"))
+    rows: list[dict[str, Any]] = [
+        {"conversations": [{"from": "human", "value": "问"}], "chosen": good, "rejected": bad},
+        {"prompt": "问", "chosen": "好", "rejected": "坏"},
+        {"chosen": [asked, good], "rejected": [asked, bad]},
+    ]
+    found, _ = preferences([write_rows(tmp_path / "p.jsonl", rows)])
+    pairs = [([m.content for m in row.messages], row.chosen, row.rejected) for row in found]
+    assert pairs == [(["问"], "好", "坏")] * 3
+
+
+def test_bad_rows_stop_with_file_and_line_or_are_skipped_by_choice(tmp_path: Path) -> None:
+    file = tmp_path / "bad.jsonl"
+    good = json.dumps(ROWS[1], ensure_ascii=False)
+    bad = ['{"instruction": "问"}', "no json", '{"instruction": "问", "output": "  "}', '{"messages": [{"role": "x"}]}']
+    file.write_text("\n".join([good, bad[0], "", *bad[1:], good]), encoding="utf-8")
+    with pytest.raises(BadInput) as caught:
+        conversations([file])
+    for line, reason in ((2, "none of: output"), (4, "no JSON"), (5, "an answer is empty"), (6, "'x' is not a role")):
+        assert f"bad.jsonl, line {line}: " in str(caught.value)
+        assert reason in str(caught.value)
+    found, refused = conversations([file], "skip")
+    assert (len(found), len(refused.rows)) == (2, 4)
+    assert [row.place.line for row in found] == [1, 7]
+
+
+def test_rows_of_an_array_have_the_line_they_begin_in(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_text('[\n {"instruction": "问", "output": "答"},\n {\n "instruction": "" ,"output": "答"}\n]')
+    with pytest.raises(BadInput, match=r"a\.json, line 3: the instruction is empty"):
+        conversations([file])
+
+
+# -- text ----------------------------------------------------------------------------------------------------------
+
+
+def corpus(base: Base, cache: Path, *files: Path, **settings: Any) -> Corpus:
+    return open_corpus(files, base.tokenizer, base.tokenizer_hash, cache, **settings)
+
+
+def test_texts_in_any_encoding_give_the_same_tokens(base: Base, tmp_path: Path) -> None:
+    text = "\n".join(SENTENCES)
+    found = []
+    for encoding in ("utf-8", "gb18030", "utf-16"):
+        (tmp_path / encoding).mkdir()
+        (tmp_path / encoding / "t.txt").write_text(text, encoding=encoding)
+        found.append(corpus(base, tmp_path / "cache", tmp_path / encoding).ids.tolist())
+    (tmp_path / "t.jsonl").write_text(json.dumps({"text": text}), encoding="utf-8")
+    found.append(corpus(base, tmp_path / "cache", tmp_path / "t.jsonl").ids.tolist())
+    assert all(ids == found[0] for ids in found)
+    assert found[0] == [1, *base.tokenizer.tokenize(text), 2]
+
+
+def test_blocks_hold_every_token_once_and_keep_documents_apart(base: Base, tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in SENTENCES), encoding="utf-8")
+    made = corpus(base, tmp_path / "cache", file)
+    items = [made.block(number, 64) for number in range(made.blocks(64))]
+    assert np.concatenate([item.ids for item in items]).tolist() == made.ids.tolist()
+    assert all(sum(item.segments) == len(item.ids) for item in items)
+    edges = np.cumsum([length for item in items for length in item.segments])
+    assert set(made.starts.tolist()) <= {0, *edges.tolist()}
+    firsts = [at for item in items for at in np.cumsum([0, *item.segments[:-1]])]
+    assert all(item.weights[at] == 0 for item in items for at in np.cumsum([0, *item.segments[:-1]]))
+    assert sum(int(item.weights.sum()) for item in items) == len(made.ids) - len(firsts)
+
+
+def test_a_corpus_is_tokenised_once_for_its_contents(base: Base, tmp_path: Path) -> None:
+    heard: list[str] = []
+    file = write_text(tmp_path / "t.txt")
+    for _ in range(2):
+        corpus(base, tmp_path / "cache", file, hears=heard.append)
+    file.rename(tmp_path / "renamed.txt")
+    corpus(base, tmp_path / "cache", tmp_path / "renamed.txt", hears=heard.append)
+    assert len(heard) == 1
+    write_text(tmp_path / "renamed.txt", 21)
+    corpus(base, tmp_path / "cache", tmp_path / "renamed.txt", hears=heard.append)
+    assert len(heard) == 2
+
+
+def test_mixed_corpora_come_by_their_share_and_go_on_in_the_next_epoch(base: Base, tmp_path: Path) -> None:
+    main = corpus(base, tmp_path / "cache", write_text(tmp_path / "a.txt", 60))
+    other = corpus(base, tmp_path / "cache", write_text(tmp_path / "b.txt", 30))
+    source = Blocks(main, [Mixed(other, 0.2)], 32)
+    orders = [source.epoch(number, 7)[0].tolist() for number in range(3)]
+    count = main.blocks(32)
+    for order in orders:
+        assert sorted(n for n in order if n < count) == list(range(count))
+        assert sum(n >= count for n in order) / len(order) == pytest.approx(0.2, abs=0.02)
+    taken = [n for order in orders for n in order if n >= count]
+    assert max(taken.count(n) for n in set(taken)) - min(taken.count(n) for n in set(taken)) <= 1
+    assert orders[0] != orders[1]
+    assert orders[1] == Blocks(main, [Mixed(other, 0.2)], 32).epoch(1, 7)[0].tolist()
+
+
+def test_duplicates_are_left_out_exact_and_near() -> None:
+    long = "".join(SENTENCES)
+    nearly = long.replace("春", "秋").replace("village", "town")
+    exact = Duplicates()
+    assert exact.new_parts(f"{long}\n\n短\n\n{long}\n\n短") == f"{long}\n\n短\n\n短"
+    assert exact.new_parts(nearly) == nearly
+    assert exact.removed == 1
+    near = Duplicates(near=0.7)
+    assert near.new_parts(long) == long
+    assert near.new_parts(nearly) == ""
+    other = "".join(reversed(long))
+    assert near.new_parts(other) == other
+
+
+@given(st.lists(st.integers(1, 100), max_size=1200), st.integers(50, 300))
+@settings(max_examples=40, deadline=None)
+def test_packing_loses_nothing_and_never_exceeds(lengths: list[int], capacity: int) -> None:
+    groups = pack(lengths, capacity)
+    assert sorted(position for group in groups for position in group) == list(range(len(lengths)))
+    for group in groups:
+        assert sum(lengths[position] for position in group) <= capacity or len(group) == 1
+
+
+def test_packing_wastes_little() -> None:
+    lengths = np.random.default_rng(0).integers(20, 500, 3000).tolist()
+    groups = pack(lengths, 2048)
+    assert sum(lengths) / (len(groups) * 2048) > 0.99
+
+
+# -- options -------------------------------------------------------------------------------------------------------
+
+
+def test_a_runs_file_gives_the_options_back(tmp_path: Path) -> None:
+    options = PretrainOptions(base="b", data=("x.txt",), out="o", mix=("e.txt=0.1",), steps=7)
+    (tmp_path / "run.json").write_text(as_json(options))
+    assert from_json(tmp_path / "run.json") == options
+    assert from_json(tmp_path / "run.json", out="p").differences(options) == []
+    assert from_json(tmp_path / "run.json", rank=8).differences(options) == ["rank"]
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"rnak": 3}, "rnak: no option"),
+        ({"method": "qlora"}, "Valid: lora, full"),
+        ({"quantization": "4bit", "method": "full"}, "only be trained with LoRA"),
+        ({"length": 9000}, "does not hold an example"),
+        ({"warmup": 2.0}, "between 0 and 1"),
+        ({"data": []}, "nothing to train on"),
+    ],
+)
+def test_wrong_options_are_refused(values: dict[str, Any], match: str) -> None:
+    with pytest.raises(BadInput, match=match):
+        make(PretrainOptions, {"base": "b", "data": ["d"], "out": "o"} | values)

@@ -1,0 +1,53 @@
+"""A tiny model with a sentencepiece vocabulary trained on the spot, and files to train it on: no data folder needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from checkpoints import write_checkpoint
+
+from hanpaca.core.vocabulary.pieces import train_pieces
+
+SENTENCES = [
+    "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。",
+    "白日依山尽，黄河入海流。欲穷千里目，更上一层楼。",
+    "床前明月光，疑是地上霜。举头望明月，低头思故乡。",
+    "The llama grazes on the high plain, and the alpaca stands beside it in the morning light.",
+    "红豆生南国，春来发几枝。愿君多采撷，此物最相思。",
+    "空山不见人，但闻人语响。返景入深林，复照青苔上。",
+    "A quiet village lies at the foot of the mountain where the river bends towards the sea.",
+    "千山鸟飞绝，万径人踪灭。孤舟蓑笠翁，独钓寒江雪。",
+]
+ROWS = [
+    {
+        "instruction": f"第{n}句诗是什么？",
+        "input": "请背诵" if n % 3 == 0 else "",
+        "output": SENTENCES[n % 8][: 8 + n % 17],
+    }
+    for n in range(60)
+]
+
+
+def write_base(folder: Path, *, tied: bool = False, seed: int = 0) -> Path:
+    """A checkpoint of 2 layers over 420 pieces."""
+    folder.mkdir(parents=True)
+    model = train_pieces(SENTENCES * 3, folder / "pieces.model", 420, coverage=0.98, threads=1)
+    return write_checkpoint(
+        folder / "model", tokenizer_model=model, vocabulary=448, hidden=32, ffn=64, heads=2, kv_heads=1, tied=tied,
+        context=512, spread=0.08, seed=seed,
+    )  # fmt: skip
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]] | None = None) -> Path:
+    """Rows as JSON lines."""
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows or ROWS), encoding="utf-8")
+    return file
+
+
+def write_text(file: Path, repeat: int = 20) -> Path:
+    """Paragraphs that differ, of the sentences above."""
+    text = "\n\n".join(f"{n}：{SENTENCES[n % 8]}{SENTENCES[(n * 3 + 1) % 8]}" for n in range(repeat))
+    file.write_text(text, encoding="utf-8")
+    return file
