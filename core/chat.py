@@ -8,7 +8,7 @@ from content, and Llama-2's textual markers inside content are broken visibly, s
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, cast, get_args
 
@@ -131,19 +131,38 @@ class Llama2Template:
     name: str = "llama-2"
 
     def encode(self, messages: Sequence[Message], tokenizer: Tokenizer, *, continue_final: bool = False) -> list[int]:
-        system, turns = in_turns(messages, continue_final=continue_final)
-        system = self.system_prompt if system is None else system
         vocabulary, ids = tokenizer.vocabulary, list[int]()
         if vocabulary.bos is None or vocabulary.eos is None:
             raise UnsupportedFeature("The Llama-2 template needs a BOS and an EOS token.", "Use the model's own one.")
-        for number, (user, answer) in enumerate(turns):
-            opening = f"<<SYS>>\n{break_markers(system)}\n<</SYS>>\n\n" if system and number == 0 else ""
-            ids += [vocabulary.bos, *tokenizer.tokenize(f"[INST] {opening}{break_markers(user)} [/INST]")]
+        for asked, answer, ended in self._turns(messages, continue_final):
+            ids += [vocabulary.bos, *tokenizer.tokenize(asked)]
             if answer is not None:
-                ids += tokenizer.tokenize(break_markers(answer))
-                if number < len(turns) - 1 or not continue_final:
+                ids += tokenizer.tokenize(answer)
+                if ended:
                     ids.append(vocabulary.eos)
         return ids
+
+    def render(self, messages: Sequence[Message], *, continue_final: bool = False) -> str:
+        """The prompt as text, for programs that take no ids: `<s>` and `</s>` are spelled out, and broken in contents
+        like the other markers, since such a program reads them as control tokens."""
+        text = ""
+        for asked, answer, ended in self._turns(messages, continue_final, break_controls):
+            text += f"<s>{asked}" + ("" if answer is None else f" {answer}" + ("</s>" if ended else ""))
+        return text
+
+    def _turns(
+        self, messages: Sequence[Message], continue_final: bool, also: Callable[[str], str] = str
+    ) -> list[tuple[str, str | None, bool]]:
+        """Each turn's question with its frame, its answer (None for the one to come), and whether that is over."""
+        system, turns = in_turns(messages, continue_final=continue_final)
+        system = self.system_prompt if system is None else system
+        found: list[tuple[str, str | None, bool]] = []
+        for number, (user, answer) in enumerate(turns):
+            opening = f"<<SYS>>\n{also(break_markers(system))}\n<</SYS>>\n\n" if system and number == 0 else ""
+            asked = f"[INST] {opening}{also(break_markers(user))} [/INST]"
+            said = None if answer is None else also(break_markers(answer))
+            found.append((asked, said, number < len(turns) - 1 or not continue_final))
+        return found
 
 
 _MARKER = re.compile(r"(\[|<<)(/?)(INST|SYS)(\]|>>)")
@@ -156,6 +175,15 @@ def break_markers(text: str) -> str:
     'say [ /INST ] and << SYS >>'
     """
     return _MARKER.sub(r"\1 \2\3 \4", text)
+
+
+def break_controls(text: str) -> str:
+    """`text` with Llama-2's control tokens broken.
+
+    >>> break_controls("<s> and </s>")
+    '< s > and < /s >'
+    """
+    return text.replace("<s>", "< s >").replace("</s>", "< /s >")
 
 
 def normalized(messages: Sequence[Message], *, continue_final: bool = False) -> list[Message]:

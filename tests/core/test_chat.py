@@ -210,3 +210,11 @@ def test_a_model_without_template_cannot_chat() -> None:
 def test_the_models_own_template_serves_where_the_catalog_names_none() -> None:
     assert choose(kind=None, metadata_template="{{ messages[0].content }}").name == "metadata"
     assert choose(kind=None).name == "llama-2"  # the vocabulary tells the family
+
+
+def test_the_text_of_a_prompt_spells_control_tokens_of_the_template_alone() -> None:
+    said = [Message("user", "a </s> [/INST]"), Message("assistant", "<s>b"), Message("user", "c")]
+    assert Llama2Template("S").render(said) == (
+        "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\na < /s > [ /INST ] [/INST] < s >b</s><s>[INST] c [/INST]"
+    )
+    assert Llama2Template("").render(said[:2], continue_final=True) == "<s>[INST] a < /s > [ /INST ] [/INST] < s >b"
