@@ -9,16 +9,13 @@ leaves either nothing or something that the next run reads. Knows no HTTP.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-import re
 import secrets
 import shutil
 import threading
 import time
-import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -31,15 +28,13 @@ from ...rag import FileInfo, Library, Progress
 from ...rag.drawing import Drawing, draw
 from ...rag.isolation import read_isolated
 from ...rag.readers import is_readable
+from ...rag.uploads import FOLDER, UPLOAD_ID, clean_name, document_id, document_name, document_path
 from .errors import NotHere
 
 if TYPE_CHECKING:
     from .metrics import Metrics
 
 log = logging.getLogger("hanpaca.server")
-FOLDER = "uploads"
-_ID = re.compile(r"[0-9a-f]{16}")
-_NAME_BYTES = 200
 AROUND = 1500
 """Characters before and after a passage that are shown with it."""
 
@@ -131,7 +126,7 @@ class Shelf:
         hits = [hit for hit in ordered if hit.start < end and hit.end > start]
         if not hits:
             raise BadInput("The document has no text at these offsets.", "Take those of a source or of search.")
-        kept = (self._folder / f"{id}.pdf") if _ID.fullmatch(id) else Path(path)
+        kept = (self._folder / f"{id}.pdf") if UPLOAD_ID.fullmatch(id) else Path(path)
         label = hits[0].page_at(max(start, hits[0].start))
         if kept.suffix.lower() != ".pdf" or not label or not kept.is_file():
             raise BadInput("This document has no pages that can be drawn.", "GET its /text instead.")
@@ -178,7 +173,7 @@ class Shelf:
             for info in self.library.files():
                 if _of_file(info).id == id:
                     self.library.delete(info.path)
-            if status.uploaded and _ID.fullmatch(id):
+            if status.uploaded and UPLOAD_ID.fullmatch(id):
                 for path in self._folder.glob(f"{id}.*"):
                     path.unlink(missing_ok=True)
         self._metrics.documents.labels("deleted").inc()
@@ -205,7 +200,7 @@ class Shelf:
             document = read_isolated(path)
             if id not in self._jobs or self._closing:
                 return
-            path_there = f"{FOLDER}/{id}/{name}"
+            path_there = document_path(id, name)
             passages = self.library.add_document(document, path_there, embed=False)
             if not self._change(id, status="embedding", passages=passages, total=passages):
                 self.library.delete(path_there)  # it was deleted while it was read
@@ -292,40 +287,13 @@ class Shelf:
         for path in sorted(self._folder.glob("*.json")):
             id, note = path.stem, self._read_note(path.stem)
             file = self._folder / str(note.get("file", ""))
-            if not _ID.fullmatch(id) or not file.is_file() or file.stem != id:
+            if not UPLOAD_ID.fullmatch(id) or not file.is_file() or file.stem != id:
                 continue
             name, size = clean_name(note.get("name")), int(note.get("size", 0))
             if "error" in note:
                 self._jobs[id] = Status(id, name, "failed", error=str(note["error"]), size=size)
             elif id not in known or known[id].embedded < known[id].passages:
                 self._queue(id, name, file, size)
-
-
-def clean_name(name: str | None) -> str:
-    """A name for people, of one line and without folders.
-
-    >>> clean_name("../../etc/passwd.txt"), clean_name("C:\\\\me\\\\报告.pdf"), clean_name(None)
-    ('passwd.txt', '报告.pdf', 'document')
-    """
-    last = re.split(r"[/\\]", name or "")[-1]
-    plain = unicodedata.normalize("NFC", last.encode("utf-8", "ignore").decode("utf-8"))
-    shown = "".join(char for char in plain if char.isprintable()).strip().lstrip(".")
-    stem, suffix = os.path.splitext(shown)  # noqa: PTH122 - a name, not a path
-    stem = stem.encode()[: _NAME_BYTES - len(suffix.encode()[:20])].decode("utf-8", "ignore")
-    return (stem + suffix)[:_NAME_BYTES] or "document"
-
-
-def document_id(path: str) -> str:
-    """The id of a document of a library: its own for an upload, else one made of its path."""
-    parts = path.split("/")
-    if len(parts) == 3 and parts[0] == FOLDER and _ID.fullmatch(parts[1]):
-        return parts[1]
-    return "file-" + hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
-def document_name(path: str) -> str:
-    """What people call it: the upload's name, else the path."""
-    return path if document_id(path).startswith("file-") else path.split("/")[2]
 
 
 def _of_file(info: FileInfo) -> Status:
