@@ -293,13 +293,11 @@ class _Asking:
         yield self._checked(marks, numbered)
 
     def _checked(self, marks: Marks, numbered: Mapping[int, Hit]) -> Answer:
-        cited: Mapping[int, Sequence[int]] = marks.cited
+        found, named = citations.settle(marks, numbered)
         if marks.removed:
             self.notes.append(self.words.removed.format(markers=" ".join(dict.fromkeys(marks.removed))))
-        if not cited:
-            cited = {number: [] for number in citations.supporting(marks.text, numbered)}
-            self.notes.append(self.words.uncited if cited else self.words.unsupported)
-        found = citations.of_answer(marks.text, cited, numbered)
+        if not named:
+            self.notes.append(self.words.uncited if found else self.words.unsupported)
         return self._answer(marks.text.strip(), found, list(numbered.values()))
 
     def _count(self, usage: Usage) -> None:

@@ -119,6 +119,15 @@ def supporting(text: str, hits: Mapping[int, Hit]) -> list[int]:
     return [number for number in best[:2] if shares[number] >= SUPPORT]
 
 
+def settle(marks: Marks, hits: Mapping[int, Hit]) -> tuple[list[Citation], bool]:
+    """The citations of an answer that was read to its end, and whether it named their numbers itself; without numbers
+    they are the passages that share its words."""
+    cited: Mapping[int, Sequence[int]] = marks.cited
+    if not cited:
+        cited = {number: [] for number in supporting(marks.text, hits)}
+    return of_answer(marks.text, cited, hits), bool(marks.cited)
+
+
 def _statement(text: str, place: int) -> str:
     """The sentence that ends at, or holds, this place of the answer."""
     before = text[:place].rstrip()
