@@ -21,9 +21,12 @@ FRAMEWORK = {
     "server": {"fastapi", "uvicorn"},
 }
 """What importing an adapter may load."""
-SHOWS = {("integrations.cli.demo", "langchain"), ("integrations.cli.serve", "server")}
-"""The demo shows the LangChain adapter as a user's script would, and `hanpaca serve` starts the server: the two places
-where an adapter uses another."""
+SHOWS = {
+    ("integrations.cli.demo", "langchain"), ("integrations.cli.serve", "server"), ("integrations.cli.webui", "webui"),
+    ("integrations.text_generation_webui.script", "webui"),
+}  # fmt: skip
+"""The demo shows the LangChain adapter as a user's script would, `hanpaca serve` starts the server, and `hanpaca webui`
+installs the web UI's extension, whose script is another face of it: the places where an adapter uses another."""
 
 
 def modules() -> Iterator[tuple[str, Path]]:

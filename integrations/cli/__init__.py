@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "restore": ("tend", "restore", "make a library from a backup"),
     "chat": ("chat", "run", "talk to a model"),
     "serve": ("serve", "run", "serve a model and a library to OpenAI's clients"),
+    "webui": ("webui", "run", "put the extension into text-generation-webui, or take it out"),
     "models": ("models", "run", "list the models that have a name here"),
     "pull": ("pull", "run", "download a model"),
     "verify": ("verify", "run", "say what a model on disk really is"),
