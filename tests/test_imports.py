@@ -19,6 +19,7 @@ FRAMEWORK = {
     "langchain": {"langchain_core"},
     "llama_index": {"llama_index"},
     "server": {"fastapi", "uvicorn"},
+    "webui": set[str](),
 }
 """What importing an adapter may load."""
 SHOWS = {
