@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from .hits import Hit
+from .paths import place_of
 from .sentences import sentences
 from .terms import terms
 
@@ -39,18 +40,20 @@ class Citation:
     """Word for word from the document: its text from `start` to `end`."""
     start: int
     end: int
+    member: str | None = None
+    """The file's name within an archive; `line` counts in that."""
 
     @property
     def place(self) -> str:
-        """ "page 12" or "line 30"."""
-        return f"page {self.page}" if self.page else f"line {self.line}"
+        """ "page 12", "line 30", or "notes.txt, line 30" in an archive."""
+        return place_of(self.file, self.member, self.page, self.line)
 
 
 def cite(number: int, hit: Hit, start: int | None = None, end: int | None = None) -> Citation:
     """A citation of a passage, or of a span of it given by offsets into the document."""
     first, last = hit.start if start is None else start, hit.end if end is None else end
     quote = hit.text[first - hit.start : last - hit.start]
-    return Citation(number, hit.file, hit.page_at(first), hit.line_at(first), quote, first, last)
+    return Citation(number, hit.file, hit.page_at(first), hit.line_at(first), quote, first, last, hit.member)
 
 
 class Marks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePath
 
 
 def absolute(path: Path | str) -> str:
@@ -15,6 +15,20 @@ def is_below(path: str, folder: Path | str) -> bool:
     """Whether a path lies in a folder (however deep), or is it."""
     top = absolute(folder)
     return path == top or path.startswith(top.rstrip(os.sep) + os.sep)
+
+
+_PAGES = {".pptx": "slide", ".xlsx": "sheet"}
+
+
+def place_of(file: str, member: str | None, page: str | None, line: int) -> str:
+    """Where in a file something stands, as a person looks it up; `member` is the file's name within an archive.
+
+    >>> place_of("a.txt", None, None, 3), place_of("b.zip", "d/a.pdf", "2", 9), place_of("c.xlsx", None, "工资", 9)
+    ('line 3', 'd/a.pdf, page 2', 'sheet 工资')
+    """
+    unit = _PAGES.get(PurePath(member or file).suffix.lower(), "page")
+    place = f"{unit} {page}" if page else f"line {line}"
+    return f"{member}, {place}" if member else place
 
 
 def ends_with(path: str, name: str) -> bool:

@@ -93,8 +93,9 @@ class Document:
         return (labels[index] or None) if index >= 0 else None
 
     def line_at(self, offset: int) -> int:
-        """The line of the text that holds this offset, from 1."""
-        return bisect_right(self._line_starts, offset)
+        """The line that holds this offset, from 1; in an archive, the line of the member."""
+        line, index = bisect_right(self._line_starts, offset), bisect_right(self._members, offset) - 1
+        return line - bisect_right(self._line_starts, self._members[index]) + 1 if index >= 0 else line
 
     def headings_at(self, offset: int) -> tuple[str, ...]:
         """The headings that this offset stands under, outermost first; on a heading's own line, it is the last."""
@@ -106,6 +107,10 @@ class Document:
     def _pages(self) -> tuple[list[int], list[str]]:
         pages = [mark for mark in self.marks if mark.kind in _PLACES]
         return [mark.start for mark in pages], [mark.label for mark in pages]
+
+    @cached_property
+    def _members(self) -> list[int]:
+        return [mark.start for mark in self.marks if mark.kind == "file"]
 
     @cached_property
     def _line_starts(self) -> array[int]:

@@ -87,6 +87,7 @@ class _Units:
     def __init__(self, document: Document) -> None:
         self._text = document.text
         self._borders = sorted({mark.start for mark in document.marks if mark.level > 0 or mark.kind in _SECTIONS})
+        self._walls = sorted({mark.start for mark in document.marks if mark.kind == "file"})
         self._sentences = self._iterate()
         self._ahead: deque[tuple[int, int]] = deque()
 
@@ -127,7 +128,9 @@ class _Units:
 
     def _parted(self, end: int, following: int, size: int, limit: int) -> bool:
         """Whether a passage of this size should end before what follows."""
-        if size >= _TINY and bisect_left(self._borders, end) < bisect_right(self._borders, following):
+        if _between(self._walls, end, following):
+            return True  # no passage holds two members of an archive: it is cited by one name
+        if size >= _TINY and _between(self._borders, end, following):
             return True
         return size >= limit * _ENOUGH and "\n" in self._text[end:following]
 
@@ -140,6 +143,11 @@ class _Units:
         if rest is not None:
             self._ahead.appendleft(rest)
         return piece or (start, at)
+
+
+def _between(places: list[int], start: int, end: int) -> bool:
+    """Whether one of the sorted places lies from `start` to `end`."""
+    return bisect_left(places, start) < bisect_right(places, end)
 
 
 def _cut(text: str, start: int, latest: int) -> int:

@@ -31,8 +31,10 @@ def show_notes(notes: Iterable[str]) -> None:
 
 def show_citations(citations: Iterable[Mapping[str, Any]]) -> None:
     """Numbered sources: file, page or line, and the quoted passage."""
+    from ...rag.paths import place_of
+
     for citation in citations:
-        place = f"page {citation['page']}" if citation["page"] else f"line {citation['line']}"
+        place = place_of(*(citation[name] for name in ("file", "member", "page", "line")))
         say(f"[{citation['number']}] {short(citation['file'])}, {place}")
         say(quoted(citation["quote"]))
 

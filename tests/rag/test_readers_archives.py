@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hanpaca.core.errors import UnreadableDocument
+from hanpaca.rag import Library, answer
 from hanpaca.rag.readers import read, read_bytes
 from hanpaca.rag.reading import zips
 
@@ -104,6 +105,36 @@ def test_pages_end_with_their_member(data: Path) -> None:
     at = document.text.index("after the pages")
     assert document.page_at(at) is None and document.headings_at(at) == ("b.txt",)
     assert document.page_at(at - 100) == "8"
+
+
+def test_a_citation_names_the_member_and_its_own_line(tmp_path: Path) -> None:
+    members: dict[str, bytes | str] = {
+        "说明.txt": "压缩包说明\n本压缩包由赵敏整理。\n",
+        "城市.csv": "城市,人口\n成都,2119万\n重庆,3212万\n",
+        "deck.pptx": _deck("Fruit", "A pomelo weighs two kilograms."),
+    }
+    (tmp_path / "混合.zip").write_bytes(zipped(members))
+    with Library.open(tmp_path / "library") as library:
+        library.sync([tmp_path / "混合.zip"], embed=False)
+        for question, place, quote in (
+            ("谁整理了本压缩包？", "说明.txt, line 2", "本压缩包由赵敏整理。"),
+            ("重庆的人口是多少？", "城市.csv, line 3", "城市: 重庆 | 人口: 3212万"),
+            ("How much does a pomelo weigh?", "deck.pptx, slide 1", "A pomelo weighs two kilograms."),
+        ):
+            cited = answer(library, None, question, abstain=False).citations[0]
+            assert (cited.place, cited.quote) == (place, quote)
+        wide = library.search("赵敏", k=1, neighbours=3)[0]
+        assert "成都" not in wide.text, "neighbours end with the member: another file is cited by another name"
+
+
+def _deck(title: str, text: str) -> bytes:
+    import pptx
+
+    deck, file = pptx.Presentation(), io.BytesIO()
+    slide = deck.slides.add_slide(deck.slide_layouts[1])
+    slide.shapes.title.text, slide.placeholders[1].text = title, text
+    deck.save(file)
+    return file.getvalue()
 
 
 def test_names_in_the_packer_s_encoding() -> None:

@@ -104,7 +104,10 @@ function citation(source) {
   return button;
 }
 
-const place = (source) => (source.page ? `${say("page")} ${source.page}` : `${say("line")} ${source.line}`);
+const place = (source) => {
+  const where = source.page ? `${say("page")} ${source.page}` : `${say("line")} ${source.line}`;
+  return source.member ? `${source.member}, ${where}` : where;
+};
 
 function passageOf(hit) {
   const box = make("div", "", "passage");
