@@ -40,7 +40,7 @@ def load_parts(
     """
     if unit not in UNITS:
         raise BadInput(f"{unit!r} is not a unit of loading.", f"Valid: {', '.join(UNITS)}.")
-    for path in find_files(paths):
+    for path in find_files(paths).files:
         try:
             document = _read(Path(path), encoding)
         except HanpacaError as error:

@@ -6,6 +6,7 @@ ends in the same library. Unchanged files cost a `stat`. Text is searchable at o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -61,6 +62,8 @@ class SyncReport:
     """(path, what is wrong with it). What the library had of such a file before, it keeps."""
     warnings: list[tuple[str, str]] = field(default_factory=list)
     """(path, what could not be read in it)."""
+    skipped: list[str] = field(default_factory=list)
+    """Files in the folders whose type is not read; hidden ones do not count."""
     passages: int = 0
     """Passages of the files added or changed."""
     embedded: int = 0
@@ -77,44 +80,71 @@ class _Known(NamedTuple):
     encoding: str | None
 
 
-def find_files(paths: Sequence[Path | str]) -> dict[str, os.stat_result]:
-    """Absolute path → stat of every readable file at or below `paths`, sorted. Hidden files and folders are left out.
+@dataclass
+class Found:
+    """What lies at and below some paths."""
+
+    files: dict[str, os.stat_result] = field(default_factory=dict)
+    """Absolute path → stat of every file of a type that is read, sorted."""
+    skipped: list[str] = field(default_factory=list)
+    """Files of other types."""
+    closed: list[tuple[str, str]] = field(default_factory=list)
+    """(folder, why it cannot be looked into)."""
+
+
+def find_files(paths: Sequence[Path | str]) -> Found:
+    """Every file at or below `paths`; hidden files and folders are left out.
 
     A file that is named itself is taken whatever its type, so that its error can be told. Raises `BadInput` for a
     path that does not exist.
     """
-    found: dict[str, os.stat_result] = {}
+    found = Found()
     for given in paths:
         path = Path(absolute(given))
         if not path.exists():
             raise BadInput(f"There is no file or folder {path}.", "Check the path; nothing was changed.")
-        for name in [path] if not path.is_dir() else _below(path):
-            found[str(name)] = name.stat()
-    return dict(sorted(found.items()))
+        for name in [path] if not path.is_dir() else _below(path, found):
+            with contextlib.suppress(FileNotFoundError):  # it went away since the folder was listed
+                found.files[str(name)] = name.stat()
+    found.files = dict(sorted(found.files.items()))
+    found.skipped = sorted(set(found.skipped))
+    return found
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder):
+def _below(folder: Path, found: Found) -> Iterator[Path]:
+    """The files to read; what is left out goes into `found`."""
+
+    def is_closed(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            found.closed.append((_shown(str(error.filename)), _message(error)))
+
+    for place, folders, names in os.walk(folder, onerror=is_closed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             path = Path(place, name)
-            if not name.startswith((".", "~$")) and is_readable(path) and path.is_file():
+            if name.startswith((".", "~$")) or not path.is_file():
+                continue
+            if is_readable(path):
                 yield path
+            else:
+                found.skipped.append(_shown(str(path)))
 
 
 def read_into(
     store: Store, paths: Sequence[Path | str], embedder: Embedder, tell: OnProgress, encoding: str | None = None
 ) -> SyncReport:
     """The first half of a sync: files into passages and the keyword index."""
-    report = SyncReport()
-    found = find_files(paths)
+    looked = find_files(paths)
+    found, closed = looked.files, looked.closed
+    report = SyncReport(skipped=looked.skipped, failed=closed)
     known = _known_below(store, paths)
-    if not found and not known:
+    if not found and not known and not closed:
         listing = ", ".join(str(path) for path in paths)
         raise BadInput(
             f"Nothing readable lies in {listing}.", "Give a folder with documents; hidden files do not count."
         )
-    gone = {path: row for path, row in known.items() if path not in found}
+    unseen = _inside([folder for folder, _ in closed])  # what the library has of them, it keeps
+    gone = {path: row for path, row in known.items() if path not in found and not unseen(path)}
     clock = _Clock("read", sum(stat.st_size for stat in found.values()), tell)
     for count, (path, stat) in enumerate(found.items()):
         clock.tell(count, len(found), path)
@@ -139,9 +169,7 @@ def _one(
     encoding: str | None,
 ) -> None:
     if not _is_text(path):
-        report.failed.append(
-            (path.encode("utf-8", "backslashreplace").decode(), "Its name is not valid text. Rename it.")
-        )
+        report.failed.append((_shown(path), "Its name is not valid text. Rename it."))
         return
     misread = encoding is not None and (known is None or known.encoding not in (None, encoding))
     if known is not None and not misread and _same(known, stat):
@@ -183,6 +211,11 @@ def _is_text(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _shown(path: str) -> str:
+    """A path that can be printed, whatever its name's encoding."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def _moved_from(known: _Known | None, record: FileRecord, gone: Mapping[str, _Known]) -> _Known | None:

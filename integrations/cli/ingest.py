@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,9 @@ def show_report(report: SyncReport) -> None:
         note(f"warning: {short(path)}: {_unnamed(message, path)}")
     for path, message in report.failed:
         note(f"not read: {short(path)}: {_unnamed(message, path)}")
+    if report.skipped:
+        kinds = Counter(Path(path).suffix.lower() or "without a type" for path in report.skipped)
+        note(f"left out, for their types are not read: {', '.join(f'{n} {kind}' for kind, n in kinds.most_common())}")
 
 
 def _unnamed(message: str, path: str) -> str:

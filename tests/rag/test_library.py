@@ -1,5 +1,6 @@
 """A library on disk: what sync does, what search finds, what is refused."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hanpaca.core.errors import BadInput, LibraryBusy, LibraryMismatch
-from hanpaca.rag import Library
+from hanpaca.rag import Library, sync
 
 ALPACA = "羊驼是一种动物，生活在南美洲。它们的毛很柔软。\n羊驼的寿命约为十五到二十年。"
 LLAMA = "The llama is a domesticated animal of South America.\n\nA llama can carry about thirty kilograms."
@@ -107,6 +108,50 @@ def test_files_that_cannot_be_read_cost_a_line_each(library: Library, folder: Pa
         assert names([path for path, _ in report.failed]) == ["坏.pdf", "空.txt"]
         assert all(message for _, message in report.failed)
     assert library.stats().files == 2
+
+
+def test_files_of_other_types_are_told(library: Library, folder: Path) -> None:
+    (folder / "旧.doc").write_bytes(b"\xd0\xcf\x11\xe0")
+    (folder / ".hidden.png").write_bytes(b"\x89PNG")
+    report = library.sync([folder])
+    assert names(report.skipped) == ["旧.doc"] and not report.failed
+
+
+def test_a_folder_that_cannot_be_looked_into_keeps_its_files(
+    library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "内部").mkdir()
+    (folder / "内部" / "保密.txt").write_text("保密的话。", encoding="utf-8")
+    library.sync([folder])
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("内部"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    report = library.sync([folder])
+    assert [(Path(path).name, message) for path, message in report.failed] == [
+        ("内部", "It cannot be read: Permission denied.")
+    ]
+    assert not report.removed and library.search("保密", k=1)[0].text == "保密的话。"
+
+
+def test_a_file_that_goes_away_while_its_folder_is_listed(
+    library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = sync.is_readable
+
+    def is_readable(path: Path) -> bool:
+        found = real(path)
+        if path.name == "羊驼.txt":
+            path.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(sync, "is_readable", is_readable)
+    report = library.sync([folder])
+    assert names(report.added) == [name for name in names(report.added) if name != "羊驼.txt"] and not report.failed
 
 
 @pytest.mark.parametrize("missing", ["无此文件.txt", "无此文件夹"])
