@@ -48,10 +48,12 @@ def cached() -> list[Cached]:
                 continue
             kind = type_of(file.name)
             size = sum(part.stat().st_size for part in parts_of(file))
-            models.append(Cached(repository, f"{title}:{kind}" if kind else title, kind, file, size, True))
+            name = f"{title}:{kind}" if kind else title
+            models.append(Cached(repository, name, kind, file, size, _has_all_parts(file)))
         rest = [f for f in folder.rglob("*") if f.is_file() and not f.name.endswith((".gguf", ".part", ".json.tmp"))]
         if any(f.name in ("config.json", "adapter_config.json") for f in rest):
-            models.append(Cached(repository, repository, None, folder, sum(f.stat().st_size for f in rest), True))
+            size = sum(f.stat().st_size for f in rest)
+            models.append(Cached(repository, repository, None, folder, size, _has_all_weights(folder)))
         for part in sorted(folder.rglob("*.part")):
             models.append(Cached(repository, repository, type_of(part.name), part, part.stat().st_size, False))
     return models
@@ -94,13 +96,15 @@ def folder_of(repository: str) -> Path:
 
 
 def find_gguf(repository: str, pattern: str | None = None) -> Path | None:
-    """The best downloaded GGUF file of `repository` whose name matches `pattern` (any letter case): the largest that
-    fits into memory, or the smallest where none does."""
+    """The best whole downloaded GGUF file of `repository` whose name matches `pattern` (any letter case): the largest
+    that fits into memory, or the smallest where none does."""
     files = [
         file
         for folder in _folders(repository)
         for file in folder.rglob("*.gguf")
-        if (pattern is None or fnmatch(file.name.lower(), pattern.lower())) and not is_later_part(file.name)
+        if (pattern is None or fnmatch(file.name.lower(), pattern.lower()))
+        and not is_later_part(file.name)
+        and _has_all_parts(file)
     ]
     if len(files) < 2:
         return files[0] if files else None
@@ -112,7 +116,8 @@ def find_gguf(repository: str, pattern: str | None = None) -> Path | None:
 
 def find_checkpoint(repository: str) -> Path | None:
     """The folder of a whole downloaded checkpoint."""
-    return next((folder for folder in _folders(repository) if (folder / "config.json").exists()), None)
+    folders = (folder for folder in _folders(repository) if (folder / "config.json").exists())
+    return next(filter(_has_all_weights, folders), None)
 
 
 def _folders(repository: str) -> list[Path]:
@@ -168,6 +173,22 @@ def parts_of(path: Path) -> list[Path]:
     """All parts of the GGUF file whose first part, or only one, is `path`."""
     match = _PART.search(path.name)
     return sorted(path.parent.glob(f"{path.name[: match.start()]}-*-of-{match[2]}.gguf")) if match else [path]
+
+
+def _has_all_parts(path: Path) -> bool:
+    match = _PART.search(path.name)
+    return match is None or len(parts_of(path)) == int(match[2])
+
+
+def _has_all_weights(folder: Path) -> bool:
+    """Whether every weight file of a checkpoint or an adapter is there: they are fetched after all others."""
+    from .weights.checkpoint import weight_files
+
+    adapter = (folder / "adapter_config.json").exists() and not (folder / "config.json").exists()
+    try:
+        return bool(weight_files(folder, ("adapter_model",) if adapter else ("model", "pytorch_model")))
+    except HanpacaError:
+        return False
 
 
 def _delete(path: Path) -> None:

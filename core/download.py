@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
@@ -95,6 +95,19 @@ class _SameHost(urllib.request.HTTPRedirectHandler):
             for key, value in self.private.items():
                 new.add_unredirected_header(key, value)
         return new
+
+
+def is_whole(file: RemoteFile, target: Path, known: str | None) -> bool:
+    """Whether `target` is that very file already. `known` is the SHA-256 that was noted when it came; without a note
+    (it was put there by hand, or the process ended before) the file is read."""
+    if not target.is_file() or (file.size is not None and target.stat().st_size != file.size):
+        return False
+    if file.sha256 is not None and known is not None:
+        return known == file.sha256.lower()
+    if file.sha256 is None and file.git_sha1 is None:
+        return True
+    with target.open("rb") as there:
+        return not _Hashes(replace(file, size=target.stat().st_size), there).mismatch()
 
 
 class _Digest(Protocol):
@@ -199,14 +212,25 @@ def _copy(file: RemoteFile, out: IO[bytes], hashes: _Hashes, on_bytes: OnBytes) 
 
 @contextmanager
 def _locked(part: Path, name: str) -> Iterator[IO[bytes]]:
-    with part.open("a+b") as out:
-        try:
-            fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DownloadFailed(
-                f"Another process is downloading {name}.", "Wait for it; then run this command again."
-            ) from None
-        yield out
+    while True:
+        with part.open("a+b") as out:
+            try:
+                fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DownloadFailed(
+                    f"Another process is downloading {name}.", "Wait for it; then run this command again."
+                ) from None
+            if _is_file_at(out, part):
+                yield out
+                return
+        # Another process renamed the part to its target before it was locked here: this handle is the finished file.
+
+
+def _is_file_at(out: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(out.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _need_space(folder: Path, wanted: int, name: str) -> None:

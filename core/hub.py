@@ -13,7 +13,7 @@ from typing import Literal
 
 from .cache import folder_of, recorded, type_of, write_note
 from .catalog import CatalogEntry, entries, entry, published_type
-from .download import RemoteFile, download
+from .download import RemoteFile, download, is_whole
 from .errors import BadInput, ModelNotFound
 from .gguf_header import read_model
 from .hub_sources import SOURCES, Listing, explain, list_folder
@@ -185,19 +185,13 @@ def _fetch_all(
             if on_progress is not None:
                 on_progress(Progress(file.name, done, file.size, before + done, total))
 
-        if _is_whole(file, target):
+        if is_whole(file, target, (recorded(target) or {}).get("sha256")):
             report(target.stat().st_size)
+            if file.sha256 and recorded(target) is None:
+                write_note(target, {"sha256": file.sha256.lower(), "source": source, "revision": revision})
         else:
             if file.url.startswith("file:") and file.name.endswith(".gguf"):
                 read_model(Path(file.url.removeprefix("file://")))
             checksum = download(file, target, report, pause)
             write_note(target, {"sha256": checksum, "source": source, "revision": revision})
         before += target.stat().st_size
-
-
-def _is_whole(file: RemoteFile, target: Path) -> bool:
-    """Whether `target` is that very file already, by size and by the checksum noted when it came."""
-    if not target.exists() or (file.size is not None and target.stat().st_size != file.size):
-        return False
-    note = recorded(target) or {}
-    return file.sha256 is None or note.get("sha256") == file.sha256.lower()

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadModelFile, EngineUnavailable, ModelNotFound
+from ..errors import BadModelFile, EngineUnavailable, HanpacaError, ModelNotFound
 
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 """The number formats that weights come in, by their safetensors names."""
@@ -103,6 +105,19 @@ class Checkpoint:
         return max(file.stat().st_size for file in {tensor.file for tensor in self.tensors.values()})
 
 
+@contextmanager
+def sound(what: object) -> Iterator[None]:
+    """Raises `BadModelFile` where reading `what`, which somebody else wrote, meets values that cannot be."""
+    try:
+        yield
+    except HanpacaError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
+        raise BadModelFile(
+            f"{what} is damaged: {_first_line(error)} ({type(error).__name__}).", "Fetch the file again."
+        ) from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; {} where there is no file. Raises `BadModelFile` for anything else."""
     if not path.is_file():
@@ -118,12 +133,21 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_tensors(folder: Path, stems: tuple[str, ...]) -> dict[str, Tensor]:
     """The tensors of the weight files in `folder` that are named after one of `stems`, safetensors first."""
+    found: dict[str, Tensor] = {}
+    for file in weight_files(folder, stems):
+        found |= read_safetensors(file) if file.suffix == ".safetensors" else read_bin(file)
+    return found
+
+
+def weight_files(folder: Path, stems: tuple[str, ...]) -> list[Path]:
+    """The weight files in `folder` that are named after one of `stems`, safetensors first.
+
+    Raises `ModelNotFound` where there is none, and `BadModelFile` where a shard is missing.
+    """
     for suffix in (".safetensors", ".bin"):
         for stem in stems:
-            files = _files(folder, stem, suffix)
-            if files:
-                read = read_safetensors if suffix == ".safetensors" else read_bin
-                return {name: tensor for file in files for name, tensor in read(file).items()}
+            if files := _files(folder, stem, suffix):
+                return files
     names = ", ".join(f"{stem}{suffix}" for suffix in (".safetensors", ".bin") for stem in stems)
     raise ModelNotFound(f"{folder} holds no weights.", f"Looked for: {names}, whole or in shards.")
 
@@ -131,7 +155,8 @@ def read_tensors(folder: Path, stems: tuple[str, ...]) -> dict[str, Tensor]:
 def _files(folder: Path, stem: str, suffix: str) -> list[Path]:
     index = read_json(folder / f"{stem}{suffix}.index.json")
     if index:
-        names = sorted(set(index.get("weight_map", {}).values()))
+        with sound(folder / f"{stem}{suffix}.index.json"):
+            names = sorted({str.strip(name) for name in index.get("weight_map", {}).values()})  # or it is no text
     else:
         names = sorted(path.name for path in folder.glob(f"{stem}*{suffix}") if _is_part(path.name, stem, suffix))
         if shard := _SHARD.search(names[0]) if names else None:
@@ -163,16 +188,20 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
             table = json.loads(stream.read(length))
         except ValueError as error:
             raise BadModelFile(f"{file} is no safetensors file.", "Fetch the file again.") from error
-    found = {}
-    for name, entry in table.items():
-        if name == "__metadata__":
-            continue
-        begin, end = entry["data_offsets"]
-        tensor = Tensor(name, entry["dtype"], tuple(entry["shape"]), file, 8 + length + begin)
-        if 8 + length + end > size or (tensor.dtype in ITEM_BYTES and tensor.nbytes != end - begin):
-            raise _truncated(file)
-        found[name] = tensor
-    return found
+    with sound(file):
+        entries = {name: entry for name, entry in table.items() if name != "__metadata__"}
+        return {name: _described(name, entry, file, 8 + length, size) for name, entry in entries.items()}
+
+
+def _described(name: str, entry: Mapping[str, Any], file: Path, start: int, size: int) -> Tensor:
+    """A line of a safetensors table; its numbers are counted from `start`."""
+    begin, end = entry["data_offsets"]
+    tensor = Tensor(name, str(entry["dtype"]), tuple(map(operator.index, entry["shape"])), file, start + begin)
+    if not 0 <= begin <= end or min(tensor.shape, default=0) < 0:
+        raise ValueError(f"{name} has impossible sizes")
+    if start + end > size or (tensor.dtype in ITEM_BYTES and tensor.nbytes != end - begin):
+        raise _truncated(file)
+    return tensor
 
 
 def read_bin(file: Path) -> dict[str, Tensor]:

@@ -160,6 +160,10 @@ def test_a_pulled_checkpoint_is_found(cache: Path) -> None:
     folder = cache / "hfl--chinese-alpaca-2-7b"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
+    (folder / "model-00001-of-00002.safetensors").write_bytes(b"")
+    with pytest.raises(ModelNotFound, match="hanpaca pull"):  # the download was interrupted
+        resolve("chinese-alpaca-2-7b")
+    (folder / "model-00002-of-00002.safetensors").write_bytes(b"")
     assert resolve("chinese-alpaca-2-7b").engine == "transformers"
     assert resolve("hfl/chinese-alpaca-2-7b").path == folder
 
@@ -172,7 +176,10 @@ def test_what_other_tools_left_in_the_hubs_cache_is_found(tmp_path: Path) -> Non
     assert resolve("hfl/chinese-alpaca-2-7b-gguf").entry == entry("chinese-alpaca-2-7b")
     checkpoint = tmp_path / "hub/models--org--model/snapshots/abc"
     checkpoint.mkdir(parents=True)
-    (checkpoint / "config.json").write_text("{}")
+    (checkpoint / "config.json").write_text("{}")  # what other tools fetch first, and sometimes only
+    with pytest.raises(ModelNotFound, match="hanpaca pull"):
+        resolve("org/model")
+    (checkpoint / "pytorch_model.bin").write_bytes(b"")
     assert (resolve("org/model").engine, resolve("org/model").path) == ("transformers", checkpoint)
 
 

@@ -146,6 +146,69 @@ def test_a_whole_checkpoint(hub: Hub) -> None:
     assert resolve(NAME).path == found.path
 
 
+def test_an_interrupted_checkpoint_is_not_taken_for_whole(hub: Hub) -> None:
+    """Its small files came, one shard came, the other was cut."""
+    hub.cuts = [10**9] * 3 + [100] + [0] * 5
+    with pytest.raises(DownloadFailed, match="cut at 100 of"):
+        pull(NAME, what="full", pause=0.01)
+    assert {m.complete for m in cached()} == {False}
+    with pytest.raises(ModelNotFound, match=f"hanpaca pull {NAME}"):
+        resolve(NAME)
+    found = pull(NAME, what="full")
+    assert [m.complete for m in cached()] == [True] and resolve(NAME).path == found.path
+
+
+def test_half_of_a_split_model_is_not_taken_for_whole(hub: Hub, gguf: bytes) -> None:
+    parts = {f"m-Q8_0-0000{i}-of-00002.gguf": gguf for i in (1, 2)}
+    hub.repositories["someone/split-GGUF"] = parts
+    hub.cuts = [10**9] + [0] * 5
+    with pytest.raises(DownloadFailed):
+        pull("someone/split-GGUF", pause=0.01)
+    assert {m.complete for m in cached()} == {False}
+    with pytest.raises(ModelNotFound, match="hanpaca pull"):
+        resolve("someone/split-GGUF")
+    assert pull("someone/split-GGUF").path == resolve("someone/split-GGUF").path
+
+
+def test_a_file_without_a_note_is_read_not_fetched(hub: Hub, gguf: bytes) -> None:
+    """Put there by hand, or the process ended between the renaming and the note."""
+    path = pull(f"{NAME}:q4_k").path
+    for right in (True, False):
+        path.with_name(f".{path.name}.json").unlink()
+        path.write_bytes(gguf if right else b"x" * len(gguf))
+        hub.requests.clear()
+        assert pull(f"{NAME}:q4_k").path.read_bytes() == gguf
+        assert len(hub.files_asked()) == (not right)
+        assert (recorded(path) or {})["sha256"] == hashlib.sha256(gguf).hexdigest()
+
+
+def test_a_small_file_of_the_same_size_is_fetched_again(hub: Hub) -> None:
+    """The hub keeps no SHA-256 of it, and its blob id tells it apart."""
+    pull(NAME, what="full")
+    hub.repositories["hfl/chinese-alpaca-2-7b"]["tokenizer.model"] = b"PIECES"
+    assert (pull(NAME, what="full").path / "tokenizer.model").read_bytes() == b"PIECES"
+
+
+def test_a_part_that_became_the_file_before_it_was_locked(hub: Hub, gguf: bytes, monkeypatch) -> None:
+    """The other process ends between this one's opening and its locking: nothing is written into the finished file."""
+    import fcntl
+
+    path = pull(f"{NAME}:q4_k").path
+    path.with_name(f".{path.name}.json").unlink()
+    path.write_bytes(old := b"x" * len(gguf))  # to be fetched again
+    lock, locked = fcntl.flock, []
+
+    def late(out, how) -> None:
+        if not locked:
+            Path(out.name).rename(path.with_name("finished"))
+        locked.append(out)
+        lock(out, how)
+
+    monkeypatch.setattr("fcntl.flock", late)
+    assert pull(f"{NAME}:q4_k").path.read_bytes() == gguf != old
+    assert len(locked) == 2 and path.with_name("finished").read_bytes() == b""
+
+
 def test_a_damaged_small_file_is_refused(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files in git have no SHA-256 in the listing; their blob id is a checksum as well."""
     files = hub.repositories["hfl/chinese-alpaca-2-7b"]
