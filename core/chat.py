@@ -14,6 +14,7 @@ from typing import Literal, Protocol, cast, get_args
 
 from .engines.base import Vocabulary
 from .errors import BadInput, UnsupportedFeature
+from .rope import SECOND_GENERATION_VOCABULARY
 
 Role = Literal["system", "user", "assistant"]
 
@@ -24,7 +25,6 @@ SYSTEM_PROMPTS: Mapping[str, str] = {"default": DEFAULT_SYSTEM_PROMPT, "long": L
 TEMPLATES = ("llama-2", "metadata")
 FIRST_GENERATION = {49_953: "Chinese-LLaMA", 49_954: "Chinese-Alpaca"}
 """Vocabulary sizes of the first generation's models."""
-SECOND_GENERATION_VOCABULARY = 55_296
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import mmap
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .errors import BadInput, BadModelFile, UnsupportedFeature
-from .rope import Rope, of_llama3_factors
+from .rope import Rope, beyond, of_llama3_factors
 
 MAGIC = b"GGUF"
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -114,6 +114,10 @@ def rope_of(info: GGUFInfo) -> Rope:
 
     Raises `BadModelFile` where it describes none, `UnsupportedFeature` for scaling that this project does not know.
     """
+    return replace(_described(info), beyond=beyond(info.vocabulary_size))
+
+
+def _described(info: GGUFInfo) -> Rope:
     window = int(info.number("context_length", 4096))
     heads = max(1, int(info.number("attention.head_count", 1)))
     dim = int(info.number("rope.dimension_count", info.number("embedding_length", 0) // heads))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from .errors import BadInput, UnsupportedFeature
@@ -18,6 +18,8 @@ from .errors import BadInput, UnsupportedFeature
 Extension = Literal["ntk", "yarn"]
 """What stretches a model beyond its own window: adaptive NTK moves the base; YaRN, by length / window, is as in its
 paper but for the training. Both were measured: the manual's page on contexts has the figures."""
+Choice = Extension | Literal["auto"]
+"""What a caller may ask for; "auto" is what suits the model, `Rope.beyond`."""
 Scaling = Literal["none", "linear", "yarn", "llama3", "file"]
 SCALINGS: tuple[Scaling, ...] = ("none", "linear", "yarn", "llama3", "file")
 LLAMA_CPP_TYPES = {"none": 0, "linear": 1, "yarn": 2}
@@ -47,13 +49,16 @@ class Rope:
     """YaRN: pairs that turn less often than this are stretched in full."""
     attention: float = 1.0
     """YaRN: multiplied onto the usual magnitude of sines and cosines, 0.1 ln(factor) + 1."""
+    beyond: Extension = field(default="ntk", compare=False)
+    """What stretches it beyond its window where nobody asks for something: adaptive NTK for the models it was published
+    with, YaRN for others, since it keeps more there. No property of the embedding itself."""
 
     def __post_init__(self) -> None:
         if self.scaling not in SCALINGS:
             raise BadInput(f"RoPE scaling {self.scaling!r} is not known.", "Known: " + ", ".join(SCALINGS) + ".")
         sizes = self.base > 1 and 1 <= self.factor < math.inf and self.trained >= 1 and self.original >= 1
         yarn = self.beta_fast > self.beta_slow > 0 and 0 < self.attention < math.inf
-        if not (sizes and yarn and self.dim >= 4) or self.dim % 2:
+        if not (sizes and yarn and self.dim >= 4) or self.dim % 2 or self.beyond not in get_args(Extension):
             raise BadInput(f"{self} is no rotary embedding.", "Check the model's configuration.")
 
     @property
@@ -158,9 +163,10 @@ class RopePlan:
             )
 
 
-def plan(rope: Rope, context: int, alpha: float | Literal["auto"] = "auto", extension: Extension = "ntk") -> RopePlan:
+def plan(rope: Rope, context: int, alpha: float | Literal["auto"] = "auto", extension: Choice = "auto") -> RopePlan:
     """The plan for `context` positions (at least 1): the model as it is inside its own window, stretched beyond.
 
+    The extension "auto" is `rope.beyond`; adaptive NTK where `alpha` is a number, or on top of position interpolation.
     With "ntk" and `alpha="auto"`: alpha = context / (native / 2) - 1, and base' = base · alpha^(dim / (dim - 2)), the
     formula published with the models, where native is the model's own window. A number (at least 1) fixes alpha
     beyond the window. With "yarn" the factor is context / `trained`, and there is no alpha. Raises `BadInput` for
@@ -173,6 +179,8 @@ def plan(rope: Rope, context: int, alpha: float | Literal["auto"] = "auto", exte
     if alpha != "auto" and (isinstance(alpha, bool | str) or not 1 <= alpha < math.inf):
         raise BadInput(f"alpha is a number of at least 1, or 'auto', not {alpha!r}.")
     check_extension(extension)
+    if extension == "auto":
+        extension = "ntk" if alpha != "auto" or rope.scaling == "linear" else rope.beyond
     if extension == "yarn" and alpha != "auto":
         raise BadInput("YaRN has no alpha.", "Leave out alpha, or the extension.")
     if context <= rope.native_context:
@@ -188,10 +196,20 @@ def plan(rope: Rope, context: int, alpha: float | Literal["auto"] = "auto", exte
     return RopePlan(context, rope, rope.base * chosen ** (rope.dim / (rope.dim - 2)), chosen, "ntk")
 
 
+SECOND_GENERATION_VOCABULARY = 55_296
+"""Pieces of every Chinese-LLaMA-2 and Chinese-Alpaca-2 model: what tells the family where a file has no name."""
+
+
+def beyond(vocabulary: int) -> Extension:
+    """What a model with so many pieces stretches by: adaptive NTK was published with the Chinese-LLaMA-2 family."""
+    return "ntk" if vocabulary == SECOND_GENERATION_VOCABULARY else "yarn"
+
+
 def check_extension(extension: object) -> None:
     """Raise `BadInput` unless it is one that there is."""
-    if extension not in get_args(Extension):
-        raise BadInput(f"extension {extension!r} is not known.", f"Valid: {', '.join(get_args(Extension))}.")
+    valid = ("auto", *get_args(Extension))
+    if extension not in valid:
+        raise BadInput(f"extension {extension!r} is not known.", f"Valid: {', '.join(valid)}.")
 
 
 def _stretched(rope: Rope, context: int) -> Rope:

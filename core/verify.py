@@ -6,6 +6,7 @@ Loads no engine. Facts are what the files say; problems are what would make a mo
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +15,11 @@ from typing import Any
 
 from .cache import parts_of, recorded
 from .catalog import CatalogEntry, entries, entry_of_file
-from .chat import FIRST_GENERATION, SECOND_GENERATION_VOCABULARY
+from .chat import FIRST_GENERATION
 from .errors import HanpacaError, ModelNotFound
 from .gguf_header import GGUFInfo, read, read_model, rope_of
 from .hub_sources import checksums
-from .rope import Rope
+from .rope import SECOND_GENERATION_VOCABULARY, Rope
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,14 @@ def verify(path: str | Path, *, checksum: bool = True, on_progress: Callable[[in
     path = Path(path).expanduser()
     if not path.exists():
         raise ModelNotFound(f"There is no file or folder {path}.", "Give a .gguf file, a checkpoint or an adapter.")
+    from .weights.checkpoint import sound
+
     facts: dict[str, Any] = {}
     problems: list[str] = []
     try:
         look = _gguf if path.is_file() else _adapter if (path / "adapter_config.json").exists() else _checkpoint
-        look(path, facts, problems)
+        with sound(path):
+            look(path, facts, problems)
     except HanpacaError as error:
         problems.append(str(error))
     if checksum:
@@ -91,7 +95,7 @@ def _gguf(path: Path, facts: dict[str, Any], problems: list[str]) -> None:
 
 def _missing_layers(info: GGUFInfo, layers: int, problems: list[str]) -> None:
     names = [tensor.name for part in parts_of(info.path) for tensor in read(part).tensors]
-    there = Counter(int(name.split(".")[1]) for name in names if name.startswith("blk."))
+    there = Counter(int(found[1]) for name in names if (found := re.match(r"blk\.([0-9]+)\.", name)))
     odd = [layer for layer in range(layers) if there[layer] != max(there.values(), default=0)]
     if odd:
         problems.append(f"{len(odd)} of {layers} layers lack tensors, the first is layer {odd[0]}.")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadInput, UnsupportedFeature
-from ..rope import Extension, Rope, RopePlan, check_extension
+from ..rope import Choice, Rope, RopePlan, check_extension
 from .base import Request
 from .llama_native import KV_TYPES, physical_cores
 from .llama_sampling import Sampler
@@ -32,12 +32,12 @@ class LlamaCppOptions:
     """How a GGUF model is run. Every field is an option of `hanpaca.load`."""
 
     context: int | None = None
-    """Longest prompt + answer in tokens. Beyond the native window adaptive NTK serves. None: the native window, or
-    what half of the free memory holds."""
+    """Longest prompt + answer in tokens; `extension` serves beyond the native window. None: the native window, or what
+    half of the free memory holds."""
     alpha: float | Literal["auto"] = "auto"
     """NTK alpha beyond the native window; "auto" computes it from each request's length."""
-    extension: Extension = "ntk"
-    """What stretches the model beyond its native window: adaptive NTK, or YaRN."""
+    extension: Choice = "auto"
+    """What stretches the model beyond its native window: ntk (adaptive), yarn, or auto, which suits the model."""
     cells: int | None = None
     """Cache cells shared by all requests of a context, which has one for each of its tokens at least; None: up to four
     times the context, as memory allows."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ..errors import BadInput, Busy, Closed, ContextOverflow, EngineFailure, HanpacaError
-from ..rope import Extension, Rope, RopePlan, context_sizes, plan
+from ..rope import Choice, Rope, RopePlan, context_sizes, plan
 from .assembly import Assembly
 from .base import Listener, Request, Vocabulary
 from .generation import GenerationHandle, GenerationJob, ScoreJob, TokenSampler
@@ -33,7 +33,7 @@ class LocalOptions(Protocol):
     @property
     def alpha(self) -> float | Literal["auto"]: ...
     @property
-    def extension(self) -> Extension: ...
+    def extension(self) -> Choice: ...
     @property
     def queue(self) -> int: ...
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import BadInput
-from ..rope import Extension, Rope, RopePlan, check_extension
+from ..rope import Choice, Rope, RopePlan, check_extension
 from .batching import Scheduler
 from .local import check_alpha, check_whole_numbers
 from .shared import Shared
@@ -29,11 +29,11 @@ class TransformersOptions:
     """How a checkpoint is run. Every field is an option of `hanpaca.load`."""
 
     context: int | None = None
-    """Longest prompt + answer in tokens. Beyond the native window adaptive NTK serves. None: the native window."""
+    """Longest prompt + answer in tokens; `extension` serves beyond the native window. None: the native window."""
     alpha: float | Literal["auto"] = "auto"
     """NTK alpha beyond the native window; "auto" computes it from each request's length."""
-    extension: Extension = "ntk"
-    """What stretches the model beyond its native window: adaptive NTK, or YaRN."""
+    extension: Choice = "auto"
+    """What stretches the model beyond its native window: ntk (adaptive), yarn, or auto, which suits the model."""
     dtype: str = "auto"
     """Number format: float32, bfloat16, float16, or auto, which the hardware decides."""
     quantization: str | None = None
@@ -78,7 +78,7 @@ class SharedModel(Shared[RopePlan, TorchDecoder]):
     def of(cls, path: Path, options: TransformersOptions, loras: tuple[Path, ...], rope: Rope | None) -> SharedModel:
         """The weights, loaded if they are not. Blocks while they load."""
         stamp = f"{path.resolve()} {_newest(path)} {[(str(lora.resolve()), _newest(lora)) for lora in loras]}"
-        apart = dataclasses.replace(options, context=None, alpha="auto", queue=1)
+        apart = dataclasses.replace(options, context=None, alpha="auto", extension="auto", queue=1)
         return cls.acquire((stamp, apart, rope), lambda: cls(stamp, path, options, loras, rope))
 
     def __init__(

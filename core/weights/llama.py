@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import BadModelFile, UnsupportedFeature
 from ..gguf_header import GGUFInfo
-from ..rope import LLAMA3_HIGH, LLAMA3_LOW, Rope, usual_magnitude
-from .checkpoint import Checkpoint, Tensor
+from ..rope import LLAMA3_HIGH, LLAMA3_LOW, Rope, beyond, usual_magnitude
+from .checkpoint import Checkpoint, Tensor, sound
 
 _TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 _BLOCK = {
@@ -53,26 +53,22 @@ class Shape:
                 f"This is no LLaMA-architecture checkpoint: its model_type is {config.get('model_type')!r}.",
                 "llama.cpp's own converter knows other architectures.",
             )
-        if config.get("quantization_config"):
+        if quantized := config.get("quantization_config"):
+            method = quantized.get("quant_method") if isinstance(quantized, dict) else None
             raise BadModelFile(
-                "This checkpoint is quantized already "
-                f"({config['quantization_config'].get('quant_method', 'unknown method')}).",
-                "Take the unquantized model.",
+                f"This checkpoint is quantized already ({method or 'unknown method'}).", "Take the unquantized model."
             )
-        try:
-            heads, hidden = config["num_attention_heads"], config["hidden_size"]
-            return cls(
-                layers=config["num_hidden_layers"],
-                hidden=hidden,
-                ffn=config["intermediate_size"],
-                heads=heads,
-                kv_heads=config.get("num_key_value_heads") or heads,
-                vocabulary=config["vocab_size"],
-                head_dim=config.get("head_dim") or hidden // heads,
-                tied=bool(config.get("tie_word_embeddings", False)),
-            )
-        except KeyError as error:
-            raise BadModelFile(f"config.json lacks {error.args[0]}.", "Fetch the file again.") from error
+        heads, hidden = _count(config, "num_attention_heads"), _count(config, "hidden_size")
+        return cls(
+            layers=_count(config, "num_hidden_layers"),
+            hidden=hidden,
+            ffn=_count(config, "intermediate_size"),
+            heads=heads,
+            kv_heads=_count(config, "num_key_value_heads") if config.get("num_key_value_heads") else heads,
+            vocabulary=_count(config, "vocab_size"),
+            head_dim=_count(config, "head_dim") if config.get("head_dim") else hidden // heads,
+            tied=bool(config.get("tie_word_embeddings", False)),
+        )
 
     @classmethod
     def of_gguf(cls, info: GGUFInfo) -> Shape:
@@ -114,6 +110,15 @@ class Shape:
         return names
 
 
+def _count(config: Mapping[str, Any], key: str) -> int:
+    value = config.get(key)
+    if value is None:
+        raise BadModelFile(f"config.json lacks {key}.", "Fetch the file again.")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
+        raise BadModelFile(f"config.json says {key} is {value!r}, which is no size.", "Fetch the file again.")
+    return value
+
+
 def gguf_name(name: str) -> str | None:
     """llama.cpp's name of a checkpoint's tensor; None for one that the LLaMA architecture does not have.
 
@@ -137,13 +142,9 @@ def heads_to_permute(name: str, shape: Shape) -> int:
     return shape.kv_heads if ".k_proj." in name else 0
 
 
-def ordered(checkpoint: Checkpoint, shape: Shape) -> Iterator[tuple[str, Tensor]]:
-    """(llama.cpp's name, tensor) in the order of the file to write.
-
-    Raises `BadModelFile` for tensors that are missing, of another shape, or foreign to the architecture.
-    """
-    wanted = shape.weights()
-    for name, size in wanted.items():
+def check_complete(checkpoint: Checkpoint, shape: Shape) -> None:
+    """Raise `BadModelFile` for tensors that are missing or of another shape."""
+    for name, size in shape.weights().items():
         tensor = checkpoint.tensors.get(name)
         if tensor is None:
             raise BadModelFile(f"The checkpoint lacks {name}.", "Fetch its files again, all shards.")
@@ -152,7 +153,15 @@ def ordered(checkpoint: Checkpoint, shape: Shape) -> Iterator[tuple[str, Tensor]
                 f"{name} has the shape {list(tensor.shape)}; config.json says {list(size)}.",
                 "The weights and config.json belong to different models.",
             )
-    places = {name: place for place, name in enumerate(wanted)}
+
+
+def ordered(checkpoint: Checkpoint, shape: Shape) -> Iterator[tuple[str, Tensor]]:
+    """(llama.cpp's name, tensor) in the order of the file to write.
+
+    Raises `BadModelFile` for tensors that are missing, of another shape, or foreign to the architecture.
+    """
+    check_complete(checkpoint, shape)
+    places = {name: place for place, name in enumerate(shape.weights())}
     for name, tensor in sorted(checkpoint.tensors.items(), key=lambda item: _place(item[0], places)):
         if _COMPUTED.search(name) or (shape.tied and name == "lm_head.weight"):
             continue
@@ -181,6 +190,12 @@ def read_rope(config: Mapping[str, Any]) -> Rope:
 
     Raises `UnsupportedFeature` for kinds that llama.cpp has no counterpart of.
     """
+    with sound("The RoPE of config.json"):
+        dynamic = rope_settings(config)["rope_type"] == "dynamic"  # the same as adaptive NTK: it was meant to have that
+        return replace(_read_rope(config), beyond="ntk" if dynamic else beyond(config.get("vocab_size", 0)))
+
+
+def _read_rope(config: Mapping[str, Any]) -> Rope:
     shape = Shape.of(config)
     found = rope_settings(config)
     kind, window = found["rope_type"], config.get("max_position_embeddings", 2048)

@@ -65,7 +65,7 @@ def _fit(models: list[CatalogEntry], json: bool) -> int:
         as_json({"memory_free": memory, "fits": [dataclasses.asdict(row) | {"fits": row.fits} for row in rows]})
         return 0
     say(f"{size(memory)} of memory are free. The longest context by type of keys and values (--kv-type), in tokens;")
-    say("beyond a model's own window adaptive NTK serves, up to 4.5 times of it.")
+    say("beyond a model's own window adaptive NTK or YaRN serves, up to 4.5 times of it.")
     say()
     kinds = ("f16", "q8_0", "q4_0")
     table(

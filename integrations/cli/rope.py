@@ -28,9 +28,9 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--alpha", type=_alpha, default="auto", help="a fixed NTK alpha; default: from the length")
     parser.add_argument(
         "--extension",
-        default="ntk",
-        metavar="ntk|yarn",
-        help="what stretches the model beyond its window; default: ntk",
+        default="auto",
+        metavar="auto|ntk|yarn",
+        help="what stretches the model beyond its window; default: auto, which suits the model",
     )
     add_json(parser)
     found = parser.parse(argv)
@@ -44,6 +44,7 @@ def run(argv: list[str]) -> int:
         "method": _method(chosen),
         "alpha": chosen.alpha,
         "extension": chosen.extension,
+        "asked_extension": found.extension,
         "fixed_alpha": None if found.alpha == "auto" else found.alpha,
         "base": chosen.base,
         "llama_cpp": chosen.llama_cpp(),
@@ -90,8 +91,8 @@ def _print(report: dict[str, Any]) -> None:
     say(f"{report['model']}: {report['context']:,} tokens (its own window: {report['native_context']:,})")
     say(f"method        {report['method']}")
     alpha = "" if report["fixed_alpha"] is None else f", alpha={report['fixed_alpha']:g}"
-    yarn = ', extension="yarn"' if report["extension"] == "yarn" else ""
-    say(f"hanpaca       load({report['model']!r}, context={report['context']}{alpha}{yarn})")
+    asked = "" if report["asked_extension"] == "auto" else f', extension="{report["asked_extension"]}"'
+    say(f"hanpaca       load({report['model']!r}, context={report['context']}{alpha}{asked})")
     say("llama.cpp     " + ", ".join(f"{name} = {value:.9g}" for name, value in report["llama_cpp"].items()))
     for name in ("transformers", "vllm", "llama_server"):
         value, title = report[name], {"vllm": "vllm serve", "llama_server": "llama-server"}.get(name, name)

@@ -170,8 +170,36 @@ def test_yarn_on_the_fly() -> None:
         plan(PI16K, 24_576, extension="yarn")
     with pytest.raises(BadInput, match="no alpha"):
         plan(PLAIN, 12_288, 4.0, "yarn")
-    with pytest.raises(BadInput, match="Valid: ntk, yarn"):
+    with pytest.raises(BadInput, match="Valid: auto, ntk, yarn"):
         plan(PLAIN, 12_288, extension="linear")  # type: ignore[arg-type]
+
+
+def test_what_suits_a_model() -> None:
+    """Adaptive NTK where it was published or nothing else goes, YaRN for others; a number for alpha asks for NTK."""
+    other = Rope(beyond="yarn")
+    assert [plan(rope, 18_432).extension for rope in (PLAIN, other)] == ["ntk", "yarn"]
+    assert plan(other, 18_432) == plan(other, 18_432, extension="yarn")
+    assert plan(other, 18_432, 3.0) == plan(PLAIN, 18_432, 3.0)
+    assert plan(other, 18_432, extension="ntk") == plan(PLAIN, 18_432)
+    assert plan(Rope(scaling="linear", factor=4.0, beyond="yarn"), 24_576).extension == "ntk"
+    assert plan(other, 4096) == plan(PLAIN, 4096), "inside the window there is no difference"
+    with pytest.raises(BadInput, match="no rotary embedding"):
+        Rope(beyond="pi")  # type: ignore[arg-type]
+
+
+def test_the_family_is_told_by_its_pieces(tmp_path: Path, chinese_gguf: Path) -> None:
+    from hanpaca.core.catalog import entries
+    from hanpaca.core.weights.llama import read_rope
+
+    assert rope_of(read(chinese_gguf)).beyond == "ntk"
+    assert rope_of(read(write_gguf(tmp_path / "m.gguf"))).beyond == "yarn"
+    assert {e.rope.beyond for e in entries() if e.vocabulary == 55_296} == {"ntk"}
+    assert {e.rope.beyond for e in entries() if e.vocabulary != 55_296} == {"yarn"}
+    config = {"model_type": "llama", "vocab_size": 32_000, "num_attention_heads": 2, "hidden_size": 64}
+    config |= {"num_hidden_layers": 1, "intermediate_size": 64}
+    assert read_rope(config).beyond == "yarn"
+    assert read_rope(config | {"vocab_size": 55_296}).beyond == "ntk"
+    assert read_rope(config | {"rope_scaling": {"type": "dynamic", "factor": 2.0}}).beyond == "ntk"
 
 
 def test_plans_are_keys() -> None:
