@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..chat import FIRST_GENERATION
 from ..errors import BadInput, ModelNotFound, UnsupportedFeature
-from .checkpoint import Tensor, read_json, read_tensors
+from .checkpoint import Tensor, read_json, read_tensors, sound
 from .vocabulary_files import token_count
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -75,6 +75,11 @@ class Adapter:
                 f"{folder} is no LoRA adapter: it has no adapter_config.json.", "Give a folder that PEFT saved."
             )
         _check_kind(folder, config)
+        with sound(folder):
+            return cls._read(folder, config)
+
+    @classmethod
+    def _read(cls, folder: Path, config: Mapping[str, Any]) -> Adapter:
         full: dict[str, Tensor] = {}
         pairs: dict[str, dict[str, Tensor]] = {}
         for key, tensor in read_tensors(folder, ("adapter_model",)).items():

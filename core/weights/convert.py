@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadInput, BadModelFile
+from ..errors import BadInput, BadModelFile, UnsupportedFeature
 from ..rope import llama3_factors
 from .checkpoint import Checkpoint, Tensor
 from .files import Progress, need_space, new_file
@@ -98,6 +98,11 @@ def _plan(model: Checkpoint, type: str) -> list[_Source]:
     if type not in FILE_TYPES:
         raise BadInput(f"Conversion does not write {type!r}.", f"It writes {', '.join(TYPES)}; quantize from those.")
     shape, rope = Shape.of(model.config), read_rope(model.config)
+    if (act := model.config.get("hidden_act") or "silu") not in ("silu", "swish"):
+        raise UnsupportedFeature(
+            f"This model's feed-forward layers use {act}; llama.cpp's LLaMA uses silu.",
+            "Run the checkpoint itself, with PyTorch or vLLM.",
+        )
     sources = [
         _Source(Entry(name, tensor.shape, entry_type(tensor.shape, type)), tensor, heads_to_permute(tensor.name, shape))
         for name, tensor in ordered(model, shape)
@@ -115,10 +120,16 @@ def _head(path: Path, model: Checkpoint, type: str, sources: Sequence[_Source], 
         type=type,
         shape=Shape.of(model.config),
         rope=read_rope(model.config),
-        epsilon=model.config.get("rms_norm_eps", 1e-6),
+        epsilon=_epsilon(model.config.get("rms_norm_eps", 1e-6)),
         vocabulary=vocabulary,
         entries=[source.entry for source in sources],
     )
+
+
+def _epsilon(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise BadModelFile(f"config.json says rms_norm_eps is {value!r}.", "Fetch the file again.")
+    return float(value)
 
 
 class _Stream:

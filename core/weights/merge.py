@@ -96,6 +96,8 @@ def _plan(
 ) -> tuple[dict[str, _Target], dict[str, Any]]:
     """The tensors of the result and its config."""
     config = dict(model.config)
+    if EMBEDDING not in model.tensors:
+        raise BadModelFile(f"{model.folder} lacks {EMBEDDING}.", "Fetch its files again, all shards.")
     targets = {name: _Target(name, tensor, tensor.dtype) for name, tensor in model.tensors.items()}
     trained = {name for adapter in adapters for name in (*adapter.full, *adapter.low_rank)}
     if config.get("tie_word_embeddings"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadModelFile, EngineUnavailable, UnsupportedFeature
-from .checkpoint import read_json
+from .checkpoint import read_json, sound
 
 TOKENIZER_FILES = (
     "tokenizer.model",
@@ -55,8 +55,13 @@ def read_vocabulary(folder: Path, size: int, *, pre_tokenizer: bool = True) -> V
 
     Without `pre_tokenizer`, llama.cpp's name for the way to split text is left out, and any way will do.
 
-    Raises `BadModelFile` where there is none, or one with more tokens than the model has rows.
+    Raises `BadModelFile` where there is none, a damaged one, or one with more tokens than the model has rows.
     """
+    with sound(f"The tokenizer in {folder}"):
+        return _read(folder, size, pre_tokenizer)
+
+
+def _read(folder: Path, size: int, pre_tokenizer: bool) -> Vocabulary:
     settings = read_json(folder / "tokenizer_config.json")
     if (folder / "tokenizer.model").is_file():
         found = _sentencepiece(folder / "tokenizer.model")
@@ -80,6 +85,11 @@ def read_vocabulary(folder: Path, size: int, *, pre_tokenizer: bool = True) -> V
 
 def token_count(folder: Path) -> int | None:
     """Tokens of the tokenizer in `folder`, added ones included; None where there is none."""
+    with sound(f"The tokenizer in {folder}"):
+        return _count(folder)
+
+
+def _count(folder: Path) -> int | None:
     if (folder / "tokenizer.model").is_file():
         found = _sentencepiece(folder / "tokenizer.model")
         _add(found, _added_tokens(folder, read_json(folder / "tokenizer_config.json")))

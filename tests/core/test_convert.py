@@ -18,6 +18,7 @@ from native_logits import CHUNK, distance, native
 from hanpaca.core import gguf_header
 from hanpaca.core.errors import BadInput, BadModelFile, ModelNotFound, UnsupportedFeature
 from hanpaca.core.rope import plan
+from hanpaca.core.weights.checkpoint import read_safetensors
 from hanpaca.core.weights.convert import convert
 
 torch = pytest.importorskip("torch")
@@ -337,6 +338,60 @@ def test_another_shape_is_named(copy: Path, tmp_path: Path) -> None:
 def test_another_architecture_is_refused(copy: Path, tmp_path: Path) -> None:
     edit_json(copy / "config.json", model_type="gpt_neox")
     refused(copy, tmp_path, BadModelFile, "gpt_neox")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("config.json", {"num_hidden_layers": "2"}),
+        ("config.json", {"num_attention_heads": {}}),
+        ("config.json", {"vocab_size": None}),
+        ("config.json", {"hidden_size": -1}),
+        ("config.json", {"rms_norm_eps": []}),
+        ("config.json", {"rope_parameters": {"rope_type": "yarn", "factor": -1}}),
+        ("config.json", {"rope_parameters": {"rope_theta": {}}}),
+        ("config.json", {"quantization_config": "x"}),
+        ("model.safetensors.index.json", {"weight_map": {"a": 1}}),
+        ("model.safetensors.index.json", {"weight_map": []}),
+        ("tokenizer_config.json", {"added_tokens_decoder": 3}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"5": {}}}),
+        ("special_tokens_map.json", {"added": 1, "bos_token": {"content": []}}),
+    ],
+)
+def test_damaged_json_is_said_to_be(copy: Path, tmp_path: Path, name: str, changes: dict[str, Any]) -> None:
+    """Values of the wrong kind, as a half-written or a hand-made file has them: never a bare TypeError."""
+    from hanpaca.core.verify import verify
+
+    edit_json(copy / name, **changes)
+    if name != "special_tokens_map.json":  # which is looked up and left out where it makes no sense
+        refused(copy, tmp_path, BadModelFile, r"damaged|config\.json|quantized")
+    if "rms_norm_eps" not in changes:
+        assert verify(copy, checksum=False).ok == (name == "special_tokens_map.json")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [{"dtype": "F32"}, {"dtype": 1, "shape": [2], "data_offsets": []}, [], {"dtype": "F32", "shape": 3,
+     "data_offsets": [0, 4]}, {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_table_of_tensors_is_said_to_be(tmp_path: Path, line: Any) -> None:
+    head = json.dumps({"x": line}).encode()
+    (tmp_path / "m.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + bytes(64))
+    with pytest.raises(BadModelFile, match="damaged"):
+        read_safetensors(tmp_path / "m.safetensors")
+
+
+def test_a_damaged_sentencepiece_model_is_said_to_be(copy: Path, tmp_path: Path) -> None:
+    data = (copy / "tokenizer.model").read_bytes()
+    piece = "的".encode()
+    (copy / "tokenizer.model").write_bytes(data.replace(piece, b"\xff" + piece[1:]))
+    refused(copy, tmp_path, BadModelFile, "tokenizer")
+
+
+def test_another_activation_is_refused(copy: Path, tmp_path: Path) -> None:
+    edit_json(copy / "config.json", hidden_act="gelu")
+    refused(copy, tmp_path, UnsupportedFeature, "use gelu")
 
 
 def test_a_quantized_checkpoint_is_refused(copy: Path, tmp_path: Path) -> None:

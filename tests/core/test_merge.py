@@ -254,6 +254,14 @@ def test_what_is_no_plain_lora_is_refused(base: Path, tmp_path: Path) -> None:
     refused(base, [tmp_path / "lora"], tmp_path, UnsupportedFeature, "lora_magnitude_vector")
 
 
+def test_a_damaged_adapter_is_said_to_be(base: Path, tmp_path: Path) -> None:
+    write_lora(tmp_path / "lora", load(base))
+    config = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
+    for changes in ({"lora_alpha": "x"}, {"r": None, "lora_alpha": None}, {"rank_pattern": [1]}):
+        (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(config | changes))
+        refused(base, [tmp_path / "lora"], tmp_path, BadModelFile, "lora is damaged")
+
+
 def test_missing_files_are_named(base: Path, tmp_path: Path) -> None:
     write_lora(tmp_path / "lora", load(base))
     refused(base, [], tmp_path, BadInput, "No LoRA adapter")

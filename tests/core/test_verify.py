@@ -76,6 +76,14 @@ def test_missing_layers_and_foreign_vocabularies(tmp_path: Path) -> None:
     assert layers == "1 of 3 layers lack tensors, the first is layer 1."
 
 
+def test_odd_names_and_texts_are_no_error(tmp_path: Path, chinese_model: Path) -> None:
+    extra = {"blk.x.attn_q.weight": np.zeros((4, 4), np.float32), "blk.": np.zeros(4, np.float32)}
+    assert verify(write_gguf(tmp_path / "m.gguf", tensors=extra)).ok
+    folder = write_checkpoint(tmp_path / "c", tokenizer_model=chinese_model)
+    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe{")
+    assert "is damaged" in verify(folder).problems[0]
+
+
 def test_a_truncated_file_is_a_problem_not_an_error(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m.gguf", shape=Shape(layers=1))
     path.write_bytes(path.read_bytes()[:-1000])
