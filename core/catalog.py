@@ -10,10 +10,10 @@ import difflib
 import importlib.util
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 from urllib.parse import urldefrag
 
 from .errors import BadInput, BadModelFile, ModelNotFound, UnsupportedFeature
@@ -140,6 +140,21 @@ def resolve(name: str | Path) -> ModelSource:
     if known.package is not None:
         return _in_package(text, known, quantization)
     return _pulled(text, known, quantization)
+
+
+def run_by(source: ModelSource, engine: str) -> ModelSource:
+    """`source` for another engine than the usual one. Raises `BadInput` where that engine cannot run it."""
+    if engine not in get_args(EngineName):
+        raise BadInput(f"There is no engine {engine!r}.", "Valid: " + ", ".join(get_args(EngineName)) + ".")
+    if engine == source.engine or (engine, source.engine) == ("transformers", "llama_cpp"):
+        return replace(source, engine=cast(EngineName, engine))
+    if engine == "llama_cpp" and source.engine == "transformers":
+        raise BadInput(
+            f"{source.name} is a checkpoint, which llama.cpp does not read.",
+            "Convert it first: hanpaca convert FOLDER OUT.gguf",
+        )
+    what = "at a server" if source.engine == "remote" else "on this machine"
+    raise BadInput(f"{source.name} is {what}: the engine {engine} cannot run it.", "Leave out engine.")
 
 
 QUANTIZATION_ALIASES: Mapping[str, str] = {

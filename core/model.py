@@ -29,6 +29,7 @@ Conversation = Sequence[Message | Mapping[str, str]]
 def load(
     name: str | Path,
     *,
+    engine: str | None = None,
     system_prompt: str | None = None,
     template: str | None = None,
     tuned: bool = True,
@@ -36,14 +37,19 @@ def load(
 ) -> Model:
     """A model by catalog name, GGUF file, checkpoint folder, hub id or URL; see `core.catalog.resolve`.
 
-    Nothing heavy happens before the first use. `system_prompt` replaces the template's own ("" for none, "long" for
-    the longer published one). `template` names a template for files that carry none: "llama-2". With `tuned` the file
-    that `hanpaca tune` chose for this machine is used in place of the one named. `options` are the engine's: for GGUF
-    those of `LlamaCppOptions` (context, kv_type, threads, gpu_layers, …). Raises `ModelNotFound`.
+    Nothing heavy happens before the first use. `engine`: "transformers" reads a GGUF file into PyTorch; None takes the
+    usual one (llama.cpp for GGUF, PyTorch for checkpoints). `system_prompt` replaces the template's own ("" for none,
+    "long" for the longer published one). `template` names a template for files that carry none: "llama-2". With
+    `tuned` the file that `hanpaca tune` chose for this machine is used in place of the one named. `options` are the
+    engine's: for GGUF those of `LlamaCppOptions` (context, kv_type, threads, gpu_layers, …). Raises `ModelNotFound`,
+    and `BadInput` for an engine that cannot run these files.
     """
-    from .catalog import resolve
+    from .catalog import resolve, run_by
 
-    return Model(resolve(name), system_prompt=system_prompt, template=template, tuned=tuned, **options)
+    source = resolve(name)
+    if engine is not None:
+        source, tuned = run_by(source, engine), tuned and engine == "llama_cpp"
+    return Model(source, system_prompt=system_prompt, template=template, tuned=tuned, **options)
 
 
 class Model:

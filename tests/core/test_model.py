@@ -29,6 +29,23 @@ def test_loading_touches_no_weights_until_they_are_needed(smollm2):
     assert model.identity and model._engine is None
 
 
+def test_another_engine_than_the_usual_one(smollm2, tmp_path):
+    pytest.importorskip("transformers")
+    with hanpaca.load("smollm2", engine="transformers", device="cpu", context=256) as loaded:
+        assert loaded.source.path == smollm2 and loaded.engine.identity.startswith("transformers")
+        question = [Message("user", "What is the capital of Japan?")]
+        assert "Tokyo" in loaded.chat(question, GREEDY, max_tokens=9).text
+    with pytest.raises(BadInput, match="Valid: llama_cpp, transformers, remote"):
+        hanpaca.load("smollm2", engine="vllm")
+    with pytest.raises(BadInput, match="on this machine: the engine remote cannot"):
+        hanpaca.load("smollm2", engine="remote")
+    with pytest.raises(BadInput, match="at a server"):
+        hanpaca.load("http://localhost:1/v1", engine="transformers")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(BadInput, match="hanpaca convert"):
+        hanpaca.load(tmp_path, engine="llama_cpp")
+
+
 def test_a_real_model_answers_a_chat(model):
     assert "Tokyo" in model.chat([Message("user", "What is the capital of Japan?")], GREEDY).text
 
