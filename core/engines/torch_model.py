@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..cache import parts_of
 from ..errors import BadInput, BadModelFile, EngineUnavailable, HanpacaError, UnsupportedFeature
 from ..gguf_header import read, rope_of
 from ..rope import Rope, RopePlan
 from ..weights.adapter import Adapter, check_vocabulary
-from ..weights.checkpoint import read_json
-from ..weights.llama import read_rope
+from ..weights.checkpoint import Checkpoint, read_json
+from ..weights.llama import Shape, check_complete, read_rope
 from .torch_hardware import DTYPES, choose, detect
 
 QUANTIZATIONS = (None, "8bit", "4bit")
@@ -74,8 +75,13 @@ def load(
     _check(dtype, quantization)
     _packages(quantization)
     is_file = path.is_file()
-    rope = rope or (rope_of(read(path)) if is_file else read_rope(read_json(path / "config.json")))
+    if not is_file:  # transformers would make up what is missing, and names no tensor of another shape
+        files = Checkpoint.open(path)
+        check_complete(files, Shape.of(files.config))
+    rope = rope or (rope_of(read(path)) if is_file else read_rope(files.config))
     hardware = detect(device)
+    if quantization == "8bit" and dtype == "auto":
+        dtype = "float16"  # what its product computes in: anything else is cast for every layer, with a warning each
     dtype, attention = choose(hardware, dtype, _parameters(path))
     with _loading, _quiet():
         try:
@@ -142,6 +148,11 @@ def _load(path: Path, is_file: bool, device: str, dtype: str, attention: str, qu
         "device_map": "auto" if device == "cuda" and torch.cuda.device_count() > 1 else {"": device},
     }
     if is_file:
+        if len(parts_of(path)) > 1:
+            raise UnsupportedFeature(
+                f"{path.name} is a part of a split model, and transformers reads GGUF models of one file.",
+                "Run it with llama.cpp: leave out engine.",
+            )
         if quantization:
             raise UnsupportedFeature(
                 "A GGUF file cannot be loaded with bitsandbytes.",
@@ -158,20 +169,27 @@ def _load(path: Path, is_file: bool, device: str, dtype: str, attention: str, qu
     # The class itself where it is known: published 64K checkpoints name remote code that nobody needs.
     plain = not is_file and read_json(path / "config.json").get("model_type") == "llama"
     kind: Any = transformers.LlamaForCausalLM if plain else transformers.AutoModelForCausalLM
-    return kind.from_pretrained(folder, **settings)
+    model, found = kind.from_pretrained(folder, output_loading_info=True, **settings)
+    if lost := sorted(found["missing_keys"]):  # transformers makes up random numbers and goes on
+        raise BadModelFile(
+            f"{path} lacks {len(lost)} weights, the first is {lost[0]}.", "Fetch its files again, all shards."
+        )
+    return model
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers' progress bars off for the moment, as they were afterwards."""
+    """transformers' progress bars and warnings off for the moment, as they were afterwards: errors say it all."""
     import transformers
 
     logging: Any = transformers.utils.logging
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 

@@ -20,6 +20,7 @@ from hanpaca.core.engines import open_engine, streams
 from hanpaca.core.engines.base import Completion, Delta, Engine, Request
 from hanpaca.core.engines.llama_cpp import LlamaCppEngine, LlamaCppOptions
 from hanpaca.core.engines.torch_decoder import TorchDecoder
+from hanpaca.core.engines.torch_model import load as load_engine
 from hanpaca.core.engines.transformers import TransformersEngine, TransformersOptions
 from hanpaca.core.errors import (
     BadInput,
@@ -338,6 +339,8 @@ def test_bitsandbytes_loads_and_answers_nearly_alike(tmp_path: Path, quantizatio
         assert answer.usage.completion_tokens == 24
         kinds = {type(module).__name__ for module in small._shared.loaded.model.modules()}
         assert ("Linear8bitLt" if quantization == "8bit" else "Linear4bit") in kinds
+        by_itself = load_engine(folder, device="cpu", dtype="auto", quantization=quantization, loras=())
+        assert by_itself.dtype == ("float16" if quantization == "8bit" else "float32")
     finally:
         exact.close()
         small.close()
@@ -388,6 +391,37 @@ def test_another_architecture_is_refused(folder: Path, tmp_path: Path) -> None:
     edit_json(write_checkpoint(tmp_path / "m", vocabulary=320) / "config.json", model_type="gpt2")
     with pytest.raises(BadModelFile, match="gpt2"):
         TransformersEngine(tmp_path / "m", CPU)
+
+
+def test_weights_that_are_missing_are_not_made_up(tmp_path: Path) -> None:
+    """transformers fills them with random numbers and warns."""
+    from safetensors.torch import load_file, save_file
+
+    folder = write_checkpoint(tmp_path / "m", vocabulary=500)
+    write_plain_tokenizer(folder)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    name = "model.layers.1.mlp.up_proj.weight"
+    for lost in ("lm_head.weight", name):
+        save_file({n: tensor for n, tensor in weights.items() if n != lost}, file, {"format": "pt"})
+        with pytest.raises(BadModelFile, match=f"lacks {lost}"):
+            TransformersEngine(folder, CPU)
+    save_file(weights | {name: weights[name][:, :16].contiguous()}, file, {"format": "pt"})
+    with pytest.raises(BadModelFile, match=rf"{name} has the shape \[128, 16\]; config.json says \[128, 64\]"):
+        TransformersEngine(folder, CPU)
+    save_file(weights, file, {"format": "pt"})
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(BadModelFile, match="ends too early"):
+        TransformersEngine(folder, CPU)
+
+
+def test_a_split_gguf_is_refused(tmp_path: Path) -> None:
+    from gguf_files import write_gguf
+
+    for number in (1, 2):
+        path = write_gguf(tmp_path / f"m-0000{number}-of-00002.gguf")
+    with pytest.raises(UnsupportedFeature, match=r"split model.*llama\.cpp"):
+        TransformersEngine(path, CPU)
 
 
 def test_cancelling_stops_within_a_step_and_the_listener_hears_no_more(engine: TransformersEngine) -> None:
