@@ -6,7 +6,7 @@ Knows only the order of `convert.py` and `quantize.py`, and what can be refused 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import BadInput
@@ -28,6 +28,27 @@ def check_type(checkpoint: Path, type: str) -> str:
     return name
 
 
+def need_room(base: Path, out: Path, type: str) -> None:
+    """Raise `BadInput` unless the disk of `out` holds `base` merged and what `to_gguf` writes of that, all at once.
+
+    An adapter with a larger vocabulary adds some; `merge` and `to_gguf` check exactly, each for itself.
+    """
+    model, name = Checkpoint.open(base), type_name(type)
+    merged = sum(tensor.nbytes for tensor in model.tensors.values())
+    need_space(out.parent, merged + _room(base, _steps(model, name)))
+
+
+def _steps(model: Checkpoint, name: str) -> list[str]:
+    """The types to write one after the other, the last of which stays."""
+    if name.lower() in TYPES:
+        return [name.lower()]
+    return ["bf16" if {tensor.dtype for tensor in model.tensors.values()} == {"BF16"} else "f16", name]
+
+
+def _room(checkpoint: Path, types: Sequence[str]) -> int:
+    return sum(size for _, size in plan(checkpoint, types)) + (16 << 20)
+
+
 def to_gguf(
     checkpoint: Path,
     out: Path,
@@ -41,11 +62,10 @@ def to_gguf(
     together) before anything is written.
     """
     name = check_type(checkpoint, type)
-    if name.lower() in TYPES:
-        return convert(checkpoint, out, name.lower(), on_progress, on_note)
-    dtypes = {tensor.dtype for tensor in Checkpoint.open(checkpoint).tensors.values()}
-    half = "bf16" if dtypes == {"BF16"} else "f16"
-    need_space(out.parent, sum(size for _, size in plan(checkpoint, [half, name])) + (16 << 20))
+    half, *rest = _steps(Checkpoint.open(checkpoint), name)
+    if not rest:
+        return convert(checkpoint, out, half, on_progress, on_note)
+    need_space(out.parent, _room(checkpoint, [half, name]))
     between = out.with_name(f".{out.name}.{os.getpid()}.{half}.partial")
     try:
         convert(checkpoint, between, half, on_progress, on_note)

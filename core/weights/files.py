@@ -50,6 +50,7 @@ def new_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         yield partial
+        _to_disk(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -65,6 +66,16 @@ def new_folder(path: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                _to_disk(file)
         partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _to_disk(file: Path) -> None:
+    """Wait until the numbers are on the disk: a power cut after the renaming must not leave a whole file of nothing."""
+    if file.is_file():
+        with file.open("rb") as written:
+            os.fsync(written.fileno())

@@ -32,11 +32,15 @@ def _place(name: str) -> str:
     """The path itself, or where the model of that name lies."""
     from pathlib import Path
 
-    from ...core.catalog import entries, resolve
+    from ...core.catalog import resolve
+    from ...core.errors import BadInput
 
-    if Path(name).expanduser().exists() or name.partition(":")[0].lower() not in {known.name for known in entries()}:
+    if Path(name).expanduser().exists():
         return name
-    return str(resolve(name).path)
+    source = resolve(name)
+    if source.path is None:
+        raise BadInput("A server's model has no files here to look at.", "Give a file, a folder or a model's name.")
+    return str(source.path)
 
 
 def _print(path: str, facts: dict[str, Any], problems: tuple[str, ...]) -> None:

@@ -82,7 +82,7 @@ def quantize(argv: list[str]) -> int:
 
 def merge(argv: list[str]) -> int:
     """A base checkpoint and LoRA adapters to a whole checkpoint, and to a GGUF file if wanted."""
-    from ...core.weights.chain import check_type, to_gguf
+    from ...core.weights.chain import check_type, need_room, to_gguf
     from ...core.weights.merge import merge as merge_adapters
 
     parser = Parser("merge", "Merge LoRA adapters into a base checkpoint, shard by shard.")
@@ -100,6 +100,8 @@ def merge(argv: list[str]) -> int:
     file = out.with_name(f"{out.name}-{kind}.gguf")
     if kind and file.exists():
         parser.error(f"{file} exists already")
+    if kind:
+        need_room(found.base, file, kind)
     with progress("Merging") as show:
         made = merge_adapters(
             found.base, loras, out, found.verify, lambda done, total: show(done, total, ""), on_note=note

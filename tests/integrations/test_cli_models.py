@@ -111,6 +111,10 @@ def test_rope_of_each_kind(run: Run, gguf: Path) -> None:
     assert "YaRN ×16 from 4,096" in run("rope", "chinese-llama-2-7b-64k").out
     assert "as trained" in run("rope", gguf, "--context", "2048").out
     assert "alpha 2, " in run("rope", "smollm2", "--context", "20000", "--alpha", "2").out
+    assert "YaRN ×2.5 from 8,192, without training" in run("rope", "smollm2", "--context", "20480").out
+    ran = run("rope", "smollm2", "--context", "20480", "--extension", "ntk").out
+    assert "adaptive NTK, alpha 4" in ran
+    assert "load('smollm2', context=20480, extension=\"ntk\")" in ran
 
 
 def test_rope_refuses_what_cannot_be(run: Run) -> None:
@@ -120,6 +124,7 @@ def test_rope_refuses_what_cannot_be(run: Run) -> None:
     refused(run("rope", "smollm2", "--context", "long"), "--context")
     refused(run("rope", "smollm2", "--context", "20000", "--alpha", "0.5"), "at least 1")
     refused(run("rope", "smollm2", "--alpha", "much"), "a number of at least 1, or auto")
+    refused(run("rope", "smollm2", "--extension", "pi"), "Valid: auto, ntk, yarn")
     refused(run("rope", "./none.gguf"), "none.gguf")
     refused(run("rope", "http://localhost:8000/v1"), "server")
 
@@ -153,6 +158,8 @@ def test_a_model_comes_is_listed_checked_and_goes(run: Run, hub: Hub) -> None:
     report = json.loads(run("verify", "chinese-alpaca-2-7b:q4_k", "--json").out)
     assert report["facts"]["checksum"] == "1 of 1 files right"
     assert not report["ok"]  # a tiny stand-in under a 7B model's name
+    by_id = json.loads(run("verify", REPOSITORY, "--json").out)
+    assert by_id == report
     refused(run("rm", "chinese-alpaca-2-13b"), "not among the downloaded", "chinese-alpaca-2-7b:q4_k")
     assert "deleted" in run("rm", "chinese-alpaca-2-7b:Q4_K_M").out
     assert json.loads(run("models", "--cached", "--json").out)["models"] == []
@@ -186,6 +193,8 @@ def test_verify_says_what_a_file_is(run: Run, gguf: Path, tmp_path: Path) -> Non
     refused(run("verify", "cut.gguf"), "truncated", code=1)
     refused(run("verify", "nothing.gguf"), "no file or folder nothing.gguf")
     refused(run("verify", "chinese-alpaca-2-7b"), "hanpaca pull")
+    refused(run("verify", "some/model"), "hanpaca pull some/model")
+    refused(run("verify", "http://localhost:8000/v1"), "no files here")
 
 
 # -- convert, quantize, merge --------------------------------------------------------------------------------------
@@ -240,6 +249,16 @@ def lora(checkpoint: Path, tmp_path: Path) -> Path:
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
+
+
+def test_merge_asks_for_the_room_of_all_its_steps_first(
+    run: Run, checkpoint: Path, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The merged checkpoint alone would fit."""
+    room = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors")) + (65 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda where: shutil._ntuple_diskusage(10**9, 10**9, room))
+    refused(run("merge", checkpoint, lora, "merged", "--gguf", "f32"), "Not enough disk space")
+    assert [path.name for path in tmp_path.iterdir()] == ["lora"]
 
 
 def test_merge_to_a_quantized_file_in_one_go(run: Run, checkpoint: Path, lora: Path, tmp_path: Path) -> None:
