@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import contextlib
 import struct
-import time
 from pathlib import Path
 
 import pytest
 from gguf_files import CHATML, Shape, write_gguf
 
 from hanpaca.core.errors import BadModelFile, UnsupportedFeature
-from hanpaca.core.gguf_header import TENSOR_TYPES, read, read_model, rope_of
+from hanpaca.core.gguf_header import TENSOR_TYPES, LongArray, read, read_model, rope_of
 from hanpaca.core.rope import Rope
 
 
@@ -54,12 +53,10 @@ def test_the_table_of_types_is_ggmls_own() -> None:
     assert {kind: size for kind, (_, *size) in TENSOR_TYPES.items()} == {k: [*size] for k, size in theirs.items()}
 
 
-def test_reading_takes_milliseconds(smollm2: Path) -> None:
-    read(smollm2)
-    start = time.perf_counter()
-    for _ in range(5):
-        read(smollm2)
-    assert (time.perf_counter() - start) / 5 < 0.1
+def test_long_arrays_are_stepped_over(smollm2: Path) -> None:
+    """Which is why reading takes milliseconds, whatever the vocabulary."""
+    found = read(smollm2).metadata
+    assert [found[f"tokenizer.ggml.{name}"] for name in ("tokens", "merges")] == [LongArray(49_152), LongArray(48_900)]
 
 
 def test_what_a_file_says(model: Path) -> None:
