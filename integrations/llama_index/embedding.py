@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 from ...core.adapting import refuse_unknown
 from ...rag.embedding import BUNDLED, Embedder, load_embedder
+from .pickling import state_of
 
 
 class HanpacaEmbedding(BaseEmbedding):
@@ -29,7 +30,7 @@ class HanpacaEmbedding(BaseEmbedding):
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the loaded model: a copy in another process loads its own."""
-        return {**super().__getstate__(), "__pydantic_private__": {"_embedder": None}}
+        return state_of(self, {"_embedder": None})
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """A copy that shares the loaded model, which nothing changes."""

@@ -18,6 +18,7 @@ from ...core import Model, Sampling, load
 from ...core.adapting import refuse_unknown, settled
 from ...core.chat import SYSTEM_PROMPTS
 from ...core.model import DEFAULT_NEW_TOKENS
+from .pickling import state_of
 
 SAMPLING = Sampling.names()
 Key = tuple[str, int | None, str | None, str]
@@ -78,8 +79,9 @@ class HanpacaOptions(LLM):
         return SYSTEM_PROMPTS.get(prompt, prompt) if prompt is not None else None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the loaded model: a copy in another process loads its own."""
-        return {**super().__getstate__(), "__pydantic_private__": {"_models": {}, "_at_hand": set()}}
+        """Everything but the loaded model: a copy in another process loads its own. Raises `BadInput` for a function
+        of the user's that cannot be pickled."""
+        return state_of(self, {"_models": {}, "_at_hand": set()})
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """A copy that loads its own model."""

@@ -2,11 +2,13 @@
 
 import asyncio
 import copy
+import pickle
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler
 from loops import EXACT, chatml_model, ticking
 
 from hanpaca.core import model as core_model
@@ -60,6 +62,31 @@ def test_a_deep_copy_loads_its_own(tiny: Path) -> None:
     other = copy.deepcopy(model)
     assert other.loaded() is not model.loaded()
     assert other.complete("the tea").text == text
+
+
+def in_capitals(prompt: str) -> str:
+    return f"<s>{prompt.upper()}"
+
+
+def test_a_prompt_of_ones_own_is_pickled_or_refused(tiny: Path) -> None:
+    model = llm(tiny, completion_to_prompt=in_capitals)
+    assert pickle.loads(pickle.dumps(model)).completion_to_prompt is in_capitals
+    for name in ("completion_to_prompt", "messages_to_prompt"):
+        model = llm(tiny, **{name: lambda given: "<s>"})
+        own = getattr(model, name)
+        with pytest.raises(BadInput, match=f"{name} cannot be pickled"):
+            pickle.dumps(model)
+        assert getattr(model, name) is own  # LlamaIndex's own way of pickling takes it from the object itself
+
+
+def test_handles_stay_behind_and_stay_here(tiny: Path) -> None:
+    class Deaf(LlamaDebugHandler):
+        """Of no module, so that it cannot be pickled."""
+
+    for built in (llm(tiny, callback_manager=CallbackManager([Deaf()])),
+                  HanpacaEmbedding(callback_manager=CallbackManager([Deaf()]))):  # fmt: skip
+        assert not pickle.loads(pickle.dumps(built)).callback_manager.handlers
+        assert len(built.callback_manager.handlers) == 1
 
 
 def test_an_embedding_follows_its_model() -> None:
