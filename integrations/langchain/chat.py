@@ -74,10 +74,12 @@ class ChatHanpaca(ModelOptions, BaseChatModel):
         return self._loaded().engine.tokenize(text)
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
-        """Tokens of the whole prompt, the template's and what is told of `tools` included."""
+        """Tokens of the whole prompt, the template's and what is told of `tools` included; 0 for no messages."""
         told = Tools.taken_from({"tools": tools}, allowed=self.tool_calling)
         shown = [told.message()] if told is not None else []
-        return self._loaded().count_tokens([*shown, *to_messages(messages, tools=self.tool_calling)])
+        asked = [*shown, *to_messages(messages, tools=self.tool_calling)]
+        # No messages are no prompt, but `trim_messages` counts them when nothing else fits.
+        return self._loaded().count_tokens(asked) if asked else 0
 
     def with_structured_output(
         self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any

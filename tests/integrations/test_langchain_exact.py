@@ -12,7 +12,14 @@ import pytest
 from gguf_files import write_gguf
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+    trim_messages,
+)
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.tools import tool
 from loops import ENDLESS, EXACT, chatml_model, chinese_model, crowd, stops_soon, ticking, wire
@@ -157,6 +164,17 @@ def test_one_bos_on_the_wire(chat: Chat, llm: Text, tmp_path: Path, monkeypatch:
         assert list(sent[0].tokens).count(engine.vocabulary.bos) == 1
         assert sent[0].tokens[0] == engine.vocabulary.bos
         monkeypatch.undo()
+
+
+def test_a_conversation_is_trimmed_by_the_models_own_count(chat: Chat) -> None:
+    model = chat()
+    assert model.get_num_tokens_from_messages([]) == 0
+    messages = [SystemMessage("s"), HumanMessage("the tea " * 20), AIMessage("b " * 20), HumanMessage("d")]
+    few = model.get_num_tokens_from_messages([messages[0], messages[-1]])
+    options: Any = {"token_counter": model, "strategy": "last", "include_system": True}
+    assert trim_messages(messages, max_tokens=2 * few, **options) == [messages[0], messages[-1]]
+    assert trim_messages(messages, max_tokens=10_000, **options) == messages
+    assert trim_messages(messages[1:], max_tokens=1, allow_partial=True, **options) == []
 
 
 def test_double_answers_are_one(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
