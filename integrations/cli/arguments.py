@@ -18,9 +18,10 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, command: str, about: str) -> None:
         super().__init__(prog=f"hanpaca {command}", description=about, allow_abbrev=False)
+        self._command = command
 
     def error(self, message: str) -> NoReturn:
-        raise BadInput(f"{self.prog}: {message}.", f"`{self.prog} --help` shows how it is used.")
+        raise BadInput(f"{self._command}: {message}.", f"`{self.prog} --help` shows how it is used.")
 
     def options(self) -> list[str]:
         """The long form of every option."""
@@ -37,7 +38,7 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(wrong, self.options(), n=1)
             guess = f" Did you mean {near[0]}?" if near else ""
             raise BadInput(
-                f"{self.prog}: {wrong!r} is not understood.{guess}", f"Options: {', '.join(self.options())}."
+                f"{self._command}: {wrong!r} is not understood.{guess}", f"Options: {', '.join(self.options())}."
             )
         return found
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import BadInput, HanpacaError
 from .arguments import Parser, add_json, add_library
 from .library import open_library
-from .output import as_json, note, progress, say, short
+from .output import about, as_json, note, progress, say
 
 if TYPE_CHECKING:
     from ...rag import Library, Progress
@@ -111,17 +111,12 @@ def show_report(report: SyncReport) -> None:
     told = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "nothing"
     say(f"Files: {told}. Passages: {report.passages} read, {report.embedded} embedded. {report.seconds:.1f} s.")
     for path, message in report.warnings:
-        note(f"warning: {short(path)}: {_unnamed(message, path)}")
+        note(f"warning: {about(path, message)}")
     for path, message in report.failed:
-        note(f"not read: {short(path)}: {_unnamed(message, path)}")
+        note(f"not read: {about(path, message)}")
     if report.skipped:
         kinds = Counter(Path(path).suffix.lower() or "without a type" for path in report.skipped)
         note(f"left out, for their types are not read: {', '.join(f'{n} {kind}' for kind, n in kinds.most_common())}")
-
-
-def _unnamed(message: str, path: str) -> str:
-    """A message without the file's name at its head, where the whole path stands already."""
-    return message.removeprefix(f"{Path(path).name}: ")
 
 
 def _code(report: SyncReport, paths: list[Path]) -> int:

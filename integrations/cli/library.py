@@ -7,7 +7,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from .arguments import Parser, add_json, add_library
-from .output import as_json, note, quoted, say, short, size, table
+from .output import about, as_json, note, quoted, say, short, size, table
 from .places import library_folder
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def sources(argv: list[str]) -> int:
     passages = f"{stats.passages} passages ({stats.embedded} embedded)"
     say(f"{stats.files} files, {passages}, {size(stats.bytes_on_disk)} on disk")
     for path, message in stats.failures:
-        note(f"not read: {short(path)}: {message}")
+        note(f"not read: {about(path, message)}")
     return 0
 
 

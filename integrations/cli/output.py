@@ -81,6 +81,11 @@ def short(path: str) -> str:
         return path
 
 
+def about(path: str, message: str) -> str:
+    """What there is to say of a file; a message that begins with its name does not name it again."""
+    return f"{short(path)}: {message.removeprefix(f'{Path(path).name}: ')}"
+
+
 def quoted(text: str, most: int = 240) -> str:
     """A passage on a few indented lines, cut at `most` characters."""
     flat = " ".join(text.split())

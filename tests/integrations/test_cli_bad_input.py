@@ -147,7 +147,8 @@ def test_an_empty_question(run: Run, library: Path) -> None:
 
 
 def test_a_wrong_option_names_the_near_and_the_valid_ones(run: Run) -> None:
-    refused(run("models", "--jsn"), "--json", "--kind")
+    refused(run("models", "--jsn"), "hanpaca: models: ", "--json", "--kind")
+    refused(run("ask"), "hanpaca: ask: ", "question", "`hanpaca ask --help`")
 
 
 def test_an_option_is_not_abbreviated(run: Run) -> None:
@@ -173,6 +174,7 @@ def test_a_message_names_a_file_once(run: Run, library: Path, tmp_path: Path) ->
     ran = run("ingest", "broken.pdf", "--library", library)
     refused(ran)
     assert ran.err.count("broken.pdf") == 1, ran.err
+    assert run("sources", "--library", library).err.count("broken.pdf") == 1
 
 
 @pytest.mark.parametrize(
