@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,10 @@ from hanpaca.integrations.cli import COMMANDS, main
 
 HANPACA = str(Path(sys.executable).with_name("hanpaca"))
 CHINESE = "自适应 NTK 把 4K 模型的上下文扩展到 12K，不需要任何训练。\n量化用更少的位数保存模型权重。\n"
+HEAVY = {
+    "asyncio", "chromadb", "huggingface_hub", "langchain", "langchain_core", "llama_cpp", "llama_index", "numpy",
+    "pydantic", "rich", "torch", "transformers",
+}  # fmt: skip
 ENGLISH = "Llamas live in the Andes. A grown llama carries a load of thirty kilograms.\n"
 
 
@@ -52,15 +55,18 @@ def told(environment: dict[str, str], capsys: pytest.CaptureFixture[str], monkey
     return call
 
 
-@pytest.mark.parametrize("words", [["--help"], ["models"]])
-def test_answers_in_under_three_tenths_of_a_second(run: Any, words: list[str]) -> None:
-    def seconds() -> float:
-        start = time.perf_counter()
-        assert run(*words).returncode == 0
-        return time.perf_counter() - start
-
-    # The best of five: a busy machine delays some runs, never all.
-    assert min(seconds() for _ in range(5)) < 0.3
+@pytest.mark.parametrize("words", [["--help"], ["models"], ["models", "--json"], ["no-such-command"]])
+def test_a_quick_answer_loads_nothing_heavy(environment: dict[str, str], words: list[str]) -> None:
+    """What makes it come in under 0.3 s; the seconds themselves are measured by benchmarks/cli.py."""
+    code = (
+        "import sys; from hanpaca.integrations.cli import main; main(sys.argv[1:]);"
+        "print(' '.join({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code, *words]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    loaded = set(ran.stderr.splitlines()[-1].split())
+    assert "hanpaca" in loaded
+    assert not loaded & HEAVY
 
 
 def test_help_names_every_command(run: Any) -> None:
