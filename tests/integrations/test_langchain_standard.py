@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import write_checkpoint
 from langchain_tests.integration_tests import (
     ChatModelIntegrationTests,
     EmbeddingsIntegrationTests,
@@ -62,6 +63,24 @@ class TestChatIntegration(ChatModelIntegrationTests):
     @property
     def model_override_value(self) -> str:
         return "smollm2:Q4_1"
+
+
+class TestChatUnitOnTransformers(TestChatUnit):
+    """The unit suite for a checkpoint folder, which the PyTorch engine runs. Nothing of it is read."""
+
+    folder: Path
+
+    @pytest.fixture(scope="class", autouse=True)
+    def checkpoint(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        type(self).folder = write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {"model": str(self.folder)}
+
+    @property
+    def has_structured_output(self) -> bool:
+        return False
 
 
 @pytest.mark.slow
