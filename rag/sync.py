@@ -136,7 +136,8 @@ def read_into(
     """The first half of a sync: files into passages and the keyword index."""
     looked = find_files(paths)
     found, closed = looked.files, looked.closed
-    report = SyncReport(skipped=looked.skipped, failed=closed)
+    skipped = [path for path in looked.skipped if not is_below(path, store.path.parent)]  # its own files
+    report = SyncReport(skipped=skipped, failed=closed)
     known = _known_below(store, paths)
     if not found and not known and not closed:
         listing = ", ".join(str(path) for path in paths)

@@ -115,6 +115,7 @@ def test_files_of_other_types_are_told(library: Library, folder: Path) -> None:
     (folder / ".hidden.png").write_bytes(b"\x89PNG")
     report = library.sync([folder])
     assert names(report.skipped) == ["旧.doc"] and not report.failed
+    assert names(library.sync([folder.parent]).skipped) == ["旧.doc"], "the library's own files are none of them"
 
 
 def test_a_folder_that_cannot_be_looked_into_keeps_its_files(
