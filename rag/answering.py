@@ -22,6 +22,7 @@ from .citations import Citation, Marks
 from .filters import Filters
 from .fitting import Window
 from .hits import Hit
+from .interruptible import Interruptible
 from .library import Library
 from .prompts import Wording, wording
 from .reranking import Reranker
@@ -78,7 +79,7 @@ async def astream_answer(
 ) -> AsyncIterator[Event]:
     """`stream_answer` without blocking the event loop. Closing the iterator, or cancelling the task, stops the work."""
     loop, queue = asyncio.get_running_loop(), asyncio.Queue[Event | BaseException | None]()
-    stopped = threading.Event()
+    stopped, interruptible = threading.Event(), Interruptible.of(model, loop)
 
     def tell(item: Event | BaseException | None) -> None:
         if not loop.is_closed():
@@ -86,7 +87,7 @@ async def astream_answer(
 
     def work() -> None:
         try:
-            events = stream_answer(library, model, question, **options)
+            events = stream_answer(library, interruptible or model, question, **options)
             for event in events:
                 if stopped.is_set():
                     events.close()  # type: ignore[attr-defined]
@@ -104,6 +105,8 @@ async def astream_answer(
             yield item
     finally:
         stopped.set()
+        if interruptible is not None:
+            interruptible.give_up()
         if not worker.done():
             await asyncio.shield(worker)
 
