@@ -14,8 +14,9 @@ from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
 from ...core.errors import BadInput
+from .documents_status import Status
 from .documents_types import LibraryRequest, SearchRequest
-from .documents_uploads import Shelf, Status
+from .documents_uploads import Shelf
 from .openai_api import service_of
 from .openai_documents import source
 from .streaming import EventStream, event, while_connected
@@ -47,13 +48,14 @@ _FORM = {
 
 @router.get("/libraries")
 async def libraries(request: Request) -> dict[str, Any]:
-    """Every library, the server's own first, with its figures."""
+    """Every library, the server's own first, with its figures; and the most bytes of an upload."""
     found = service_of(request).libraries
 
     def look() -> list[dict[str, Any]]:
         return [_library(name, found.shelf(name) if found.exists(name) else None) for name in found.names()]
 
-    return {"object": "list", "data": await asyncio.to_thread(look)}
+    most = service_of(request).settings.max_upload
+    return {"object": "list", "data": await asyncio.to_thread(look), "max_upload": most}
 
 
 @router.post("/libraries", status_code=201)
@@ -89,6 +91,17 @@ async def documents(request: Request, library: str | None = None) -> dict[str, A
     return {"object": "list", "data": [status.plain() for status in await asyncio.to_thread(shelf.list)]}
 
 
+@router.get("/documents/events", response_model=None)
+async def all_progress(request: Request, library: str | None = None) -> Response:
+    """Where each document that is being read stands, each time one changes, until none is left.
+
+    One connection tells of all: browsers open few to one server. A document that was deleted meanwhile is
+    `{"id": …, "deleted": true}`.
+    """
+    shelf = await _shelf(request, library)
+    return EventStream(_all_changes(request, shelf))
+
+
 @router.get("/documents/{id}")
 async def document(request: Request, id: str, library: str | None = None) -> dict[str, Any]:
     """Where one document stands."""
@@ -107,22 +120,22 @@ async def text(
     """The text around a passage, given by the offsets that sources and search tell."""
     shelf = await _shelf(request, library)
     found = await asyncio.to_thread(shelf.text, id, start, end)
-    return {"id": id, "object": "document.text", "text": found[0], "start": found[1]}
+    return {"id": id, "object": "document.text", "text": found[0], "start": found[1], "more": found[2]}
 
 
 @router.get("/documents/{id}/page")
 async def page(
     request: Request,
     id: str,
-    start: Annotated[int, Query(ge=0, le=LARGEST)],
-    end: Annotated[int, Query(ge=0, le=LARGEST)],
+    start: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
+    end: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
     page: Annotated[int | None, Query(ge=1, le=LARGEST)] = None,
     library: str | None = None,
 ) -> dict[str, Any]:
     """A PDF's page as a picture (PNG in base64), and where the text between these offsets stands on it.
 
-    The page is the one that holds `start` unless another is named. Rectangles are left, top, right and bottom as shares
-    of the picture; `marked` is the page's own text that they cover.
+    The page is the one that holds `start` unless another is named; without offsets nothing is marked. Rectangles are
+    left, top, right and bottom as shares of the picture; `marked` is the page's own text that they cover.
     """
     shelf = await _shelf(request, library)
     drawn = dataclasses.asdict(await asyncio.to_thread(shelf.page, id, start, end, page))
@@ -175,6 +188,28 @@ async def _changes(request: Request, shelf: Shelf, status: Status) -> AsyncGener
         if now != status:
             status = now
             yield event(status.plain())
+
+
+async def _all_changes(request: Request, shelf: Shelf) -> AsyncGenerator[bytes, None]:
+    service, told = service_of(request), dict[str, Status]()
+    while not service.draining:
+        now = shelf.working()
+        for id in told.keys() - now.keys():
+            yield event(await asyncio.to_thread(_last_word, shelf, id))
+        for id, status in now.items():
+            if told.get(id) != status:
+                yield event(status.plain())
+        told = now
+        if not now:
+            return
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def _last_word(shelf: Shelf, id: str) -> dict[str, Any]:
+    try:
+        return shelf.status(id).plain()
+    except BadInput:
+        return {"id": id, "object": "document", "deleted": True}
 
 
 def _library(name: str, shelf: Shelf | None) -> dict[str, Any]:

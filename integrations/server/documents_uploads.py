@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
@@ -28,7 +28,8 @@ from ...rag import FileInfo, Library, Progress
 from ...rag.drawing import Drawing, draw
 from ...rag.isolation import read_isolated
 from ...rag.readers import is_readable
-from ...rag.uploads import FOLDER, UPLOAD_ID, clean_name, document_id, document_name, document_path
+from ...rag.uploads import FOLDER, UPLOAD_ID, clean_name, document_id, document_path
+from .documents_status import Status, of_file
 from .errors import NotHere
 
 if TYPE_CHECKING:
@@ -37,39 +38,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("hanpaca.server")
 AROUND = 1500
 """Characters before and after a passage that are shown with it."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """Where a document stands."""
-
-    id: str
-    name: str
-    status: str
-    """queued, reading, embedding, ready, failed. From `embedding` on it is found by its words."""
-    done: int = 0
-    """Passages that have their vectors, of `total`; while embedding, those of everything that waits."""
-    total: int = 0
-    seconds_left: float | None = None
-    error: str | None = None
-    kind: str | None = None
-    title: str | None = None
-    encoding: str | None = None
-    size: int = 0
-    modified: float = 0.0
-    passages: int = 0
-    warnings: tuple[str, ...] = ()
-    uploaded: bool = True
-    """False for a file that the library reads where it lies."""
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing more will change by itself."""
-        return self.status in ("ready", "failed")
-
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"object": "document", **asdict(self)}
 
 
 class Shelf:
@@ -90,7 +58,7 @@ class Shelf:
 
     def list(self) -> list[Status]:
         """Every document, by name."""
-        found = {status.id: status for status in map(_of_file, self.library.files())}
+        found = {status.id: status for status in map(self._of_file, self.library.files())}
         with self._lock:
             found |= self._jobs
         return sorted(found.values(), key=lambda status: (status.name, status.id))
@@ -101,37 +69,48 @@ class Shelf:
             job = self._jobs.get(id)
         if job is not None:
             return job
-        for status in map(_of_file, self.library.files()):
-            if status.id == id:
-                return status
+        for info in self.library.files():
+            if document_id(info.path) == id:
+                return self._of_file(info)
         raise NotHere("There is no document of this id in the library.", "GET /v1/documents lists them.")
 
-    def text(self, id: str, start: int, end: int) -> tuple[str, int]:
-        """The document's text around these offsets, and where it begins. Raises `NotHere`."""
+    def working(self) -> dict[str, Status]:
+        """The documents that are not done yet, by id."""
+        with self._lock:
+            return {id: job for id, job in self._jobs.items() if not job.over}
+
+    def text(self, id: str, start: int, end: int) -> tuple[str, int, bool]:
+        """The document's text around these offsets, where it begins, and whether more follows. Raises `NotHere`."""
         path = self._path(id)
         shown, first = "", 0
         for hit in sorted(self.library.passages(path), key=lambda hit: hit.start):
-            if hit.end <= start - AROUND or hit.start >= end + AROUND:
+            if hit.start >= end + AROUND:
+                return shown, first, True
+            if hit.end <= start - AROUND:
                 continue
             if not shown:
                 first = hit.start
             known = first + len(shown)
             shown += "\n" * max(0, hit.start - known) + hit.text[max(0, known - hit.start) :]
-        return shown, first
+        return shown, first, False
 
     def page(self, id: str, start: int, end: int, number: int | None) -> Drawing:
         """A PDF's page with the text between these offsets marked, its first page unless another is named."""
         path = self._path(id)
+        kept = (self._folder / f"{id}.pdf") if UPLOAD_ID.fullmatch(id) else Path(path)
+        if kept.suffix.lower() != ".pdf" or not kept.is_file():
+            raise BadInput("This document has no pages that can be drawn.", "GET its /text instead.")
+        if number is not None and start == end:
+            return draw(kept, number)
         ordered = sorted(self.library.passages(path), key=lambda hit: hit.start)
         hits = [hit for hit in ordered if hit.start < end and hit.end > start]
         if not hits:
             raise BadInput("The document has no text at these offsets.", "Take those of a source or of search.")
-        kept = (self._folder / f"{id}.pdf") if UPLOAD_ID.fullmatch(id) else Path(path)
         label = hits[0].page_at(max(start, hits[0].start))
-        if kept.suffix.lower() != ".pdf" or not label or not kept.is_file():
-            raise BadInput("This document has no pages that can be drawn.", "GET its /text instead.")
-        shown, first = self.text(id, start, end)
-        return draw(kept, number or int(label), shown[max(0, start - first) : end - first])
+        if number is None and not label:
+            raise BadInput("This text stands on no page.", "Name one, or GET its /text instead.")
+        shown, first, _ = self.text(id, start, end)
+        return draw(kept, number or int(label or 1), shown[max(0, start - first) : end - first])
 
     def _path(self, id: str) -> str:
         path = next((info.path for info in self.library.files() if document_id(info.path) == id), None)
@@ -171,7 +150,7 @@ class Shelf:
             self._jobs.pop(id, None)
         with self._foreground():
             for info in self.library.files():
-                if _of_file(info).id == id:
+                if document_id(info.path) == id:
                     self.library.delete(info.path)
             if status.uploaded and UPLOAD_ID.fullmatch(id):
                 for path in self._folder.glob(f"{id}.*"):
@@ -260,6 +239,15 @@ class Shelf:
 
     # -- on disk -------------------------------------------------------------------------------------------------
 
+    def _of_file(self, info: FileInfo) -> Status:
+        """Where a document of the library stands; the library knows an upload by its text, the disk by its bytes."""
+        status = of_file(info)
+        if status.uploaded:
+            with suppress(OSError):
+                kept = self._folder / f"{status.id}{PurePosixPath(status.name).suffix.lower()}"
+                return replace(status, size=kept.stat().st_size)
+        return status
+
     def _place(self, id: str, suffix: str) -> Path:
         path = (self._folder / f"{id}{suffix}").resolve()
         if not path.is_relative_to(self._folder.resolve()):
@@ -283,7 +271,7 @@ class Shelf:
         """Queue what an earlier run did not come to, and remember what failed then."""
         if not self._folder.is_dir():
             return
-        known = {_of_file(info).id: info for info in self.library.files()}
+        known = {document_id(info.path): info for info in self.library.files()}
         for path in sorted(self._folder.glob("*.json")):
             id, note = path.stem, self._read_note(path.stem)
             file = self._folder / str(note.get("file", ""))
@@ -294,23 +282,3 @@ class Shelf:
                 self._jobs[id] = Status(id, name, "failed", error=str(note["error"]), size=size)
             elif id not in known or known[id].embedded < known[id].passages:
                 self._queue(id, name, file, size)
-
-
-def _of_file(info: FileInfo) -> Status:
-    id = document_id(info.path)
-    whole = info.embedded >= info.passages
-    return Status(
-        id=id,
-        name=document_name(info.path),
-        status="ready" if whole else "embedding",
-        done=info.embedded,
-        total=info.passages,
-        kind=info.kind,
-        title=info.title,
-        encoding=info.encoding,
-        size=info.size,
-        modified=info.modified,
-        passages=info.passages,
-        warnings=info.warnings,
-        uploaded=not id.startswith("file-"),
-    )

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from ...core import Message, Model, Sampling
 from ...core.errors import BadInput
 from ...rag import Answer, AnswerDelta, Library, astream_answer
-from .documents_uploads import document_id, document_name
+from ...rag.uploads import document_id, document_name
 from .errors import told
 from .openai_replies import Heading
 from .openai_types import ChatRequest

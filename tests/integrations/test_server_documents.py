@@ -2,6 +2,7 @@
 
 import base64
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,36 @@ def test_progress_comes_as_events_until_the_end(running: Running) -> None:
     seen = [order.index(status["status"]) for status in told]
     assert seen == sorted(seen) and len(told) >= 2
     assert httpx.delete(f"{running.api}/documents/{id}", timeout=60).json()["deleted"]
+
+
+def test_one_stream_tells_of_every_document_until_none_is_left(running: Running) -> None:
+    files = [("file", (f"part {number}.txt", f"Vicuña {number} eats grass.".encode())) for number in range(3)]
+    held = threading.Event()
+    running.app.state.service.libraries.shelf(None)._worker.submit(held.wait)  # nothing is read before somebody watches
+    sent = httpx.post(f"{running.api}/documents", files=files, timeout=60).json()["data"]
+    with httpx.stream("GET", f"{running.api}/documents/events", timeout=120) as stream:
+        lines = filter(None, stream.iter_lines())
+        first = next(lines)
+        held.set()
+        told = [json.loads(line.removeprefix("data: ")) for line in (first, *lines)]
+    last = {status["id"]: status["status"] for status in told}
+    assert last == {status["id"]: "ready" for status in sent}
+    listed = {one["id"]: one for one in httpx.get(f"{running.api}/documents").json()["data"]}
+    assert [listed[one["id"]]["size"] for one in sent] == [len(content) for _, (_, content) in files]  # in bytes
+    for status in sent:
+        httpx.delete(f"{running.api}/documents/{status['id']}", timeout=60)
+
+
+def test_the_text_around_a_passage_says_whether_it_goes_on(running: Running) -> None:
+    text = "\n\n".join(f"Paragraph {number} tells of a camel and its load." for number in range(100))
+    sent = httpx.post(f"{running.api}/documents", files={"file": ("camels.txt", text.encode())}, timeout=60).json()
+    id = sent["data"][0]["id"]
+    ready_document(running, id)
+    first = httpx.get(f"{running.api}/documents/{id}/text?start=0&end=10", timeout=60).json()
+    assert first["start"] == 0 and first["more"] and text.startswith(first["text"]) and len(first["text"]) > 1000
+    whole = httpx.get(f"{running.api}/documents/{id}/text?start=0&end={len(text)}", timeout=60).json()
+    assert whole["text"] == text and not whole["more"]
+    httpx.delete(f"{running.api}/documents/{id}", timeout=60)
 
 
 def test_search_finds_the_passage_and_says_where_it_is(running: Running, uploaded: dict[str, Any]) -> None:
@@ -135,6 +166,8 @@ def test_a_page_is_drawn_for_a_pdf_only(running: Running, uploaded: dict[str, An
     assert (drawn["page"], drawn["pages"], drawn["marked"]) == (2, 2, "two hundred") and len(drawn["rectangles"]) == 1
     assert base64.b64decode(drawn["png"]).startswith(b"\x89PNG")
     assert httpx.get(f"{url}/page", params=span | {"page": 1}, timeout=60).json()["marked"] == ""
+    alone = httpx.get(f"{url}/page", params={"page": 1}, timeout=60).json()
+    assert (alone["page"], alone["pages"], alone["rectangles"]) == (1, 2, [])
     for path, asked in ((url, span | {"page": 9}), (url, {"start": 9**9, "end": 9**9 + 1})):
         assert httpx.get(f"{path}/page", params=asked, timeout=60).status_code == 400
     assert httpx.get(f"{running.api}/documents/{uploaded['id']}/page", params={"start": 0, "end": 5}).status_code == 400
