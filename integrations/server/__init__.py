@@ -5,8 +5,8 @@
     settings.py     every setting, documented where it stands
     security.py     Host, Origin, token, size and rate, before any route
     openai_*.py     OpenAI's API: types, settings of a request, answers, routes
-    documents_*.py  uploads, progress, search
-    page_api.py     the page at /, whose files are in static/
+    documents_*.py  uploads, progress, search, pages
+    page_api.py     the page at /, whose files are in static/: app.js puts them together, page.png shows it
     streaming.py    server-sent events, and work that ends when its client goes away
 
 Knows no engine: `hanpaca.Model` queues and batches, so there is no lock around requests.

@@ -1,138 +1,151 @@
-"""The page in a real Chromium: upload, ask, cite, stop, reload; and nothing from outside runs or is asked for."""
+"""Documents on the page, in a real Chromium: uploaded, asked, cited, shown at the quotation, deleted; never run."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from making import chinese, pdf
-from servers import Running, serving
+from pages import ask, delete, marked, plain, upload
+from servers import Running, until
 
-import hanpaca
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium (apt-get install chromium)")
-TEXT = "羊驼生活在安第斯山脉，海拔四千米。\n\n成年羊驼可以驮运三十公斤的货物。\n\n<script>alert(2)</script>\n"
+NAME = "<img src=x onerror=alert(1)>.txt"
+TEXT = "羊驼生活在安第斯山脉，海拔四千米。𠮷\n\n成年羊驼可以驮运三十公斤的货物。\n\n<script>alert(2)</script>\n"
 QUESTION = "成年羊驼可以驮运多少公斤？"
-WAIT = 60_000
+QUOTED = "成年羊驼可以驮运三十公斤的货物。"
+MARKDOWN = """# Alpacas
 
+<img src=x onerror=alert(3)> They hum. ![alt](https://example.org/a.png) [bad](javascript:alert(4))
 
-@pytest.fixture(scope="module")
-def running(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("page")
-    with serving(hanpaca.load("smollm2", threads=1), library_folder=folder / "library") as server:
-        yield server
+| animal | load |
+|---|---|
+| llama | 30 kg |
 
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Any, running: Running) -> Iterator[Any]:
-    """The page in Chinese; it fails where a script fails, a dialog opens, or another host is asked."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="zh-CN")
-    page, wrong = context.new_page(), list[str]()
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    own = (f"{running.url}/", "data:", "blob:")
-
-    def dismiss(dialog: Any) -> None:
-        wrong.append(dialog.message)
-        dialog.dismiss()
-
-    page.on("dialog", dismiss)
-    page.on("request", lambda asked: wrong.extend([] if asked.url.startswith(own) else [asked.url]))
-    page.goto(running.url)
-    page.wait_for_selector("#model:not(:empty)")
-    yield page
-    context.close()
-    assert not wrong
-
-
-def upload(page: Any, path: Path) -> None:
-    count = page.locator("#documents li").count()
-    page.set_input_files("#files", [str(path)])
-    page.locator("#documents li").nth(count).wait_for(timeout=WAIT)
-    page.wait_for_selector("#documents li:last-child span.quiet:empty", state="attached", timeout=WAIT)
-
-
-def ask(page: Any, question: str, mode: str) -> None:
-    page.select_option("#mode", mode)
-    page.fill("#question", question)
-    page.press("#question", "Enter")
+- A grown llama carries *thirty kilograms* of goods for twenty kilometres.
+- Alpacas are kept for their **wool**.
+"""
+PAGES = (
+    ["羊驼生活在安第斯山脉，", "海拔四千米。"],
+    ["骆马吃草。成年骆马每天可以", "行走二十五公里。它们住在高原。"],
+)
 
 
 def test_an_answer_cites_and_the_source_shows_the_quoted_text(page: Any, tmp_path: Path) -> None:
-    path = tmp_path / "<img src=x onerror=alert(1)>.txt"
+    path = tmp_path / NAME
     path.write_text(TEXT, encoding="utf-8")
     upload(page, path)
-    ask(page, QUESTION, "auto")
-    page.locator(".said.assistant .cite").first.click(timeout=WAIT)
-    assert page.locator("#source-text mark").text_content(timeout=WAIT) == "成年羊驼可以驮运三十公斤的货物。"
-    assert "<script>" in page.locator("#source-text").text_content()
-    assert "onerror" in page.locator("#source-name").text_content()
-    assert page.locator("main img, main script, #source img, #source script, aside img").count() == 0
-    page.click("#close")
-    ask(page, "羊驼 海拔", "search")
-    assert "四千米" in page.locator(".passage").first.text_content(timeout=WAIT)
-    page.locator("#documents button").first.click()
-    page.locator("#documents li").wait_for(state="detached", timeout=WAIT)
+    answer = ask(page, QUESTION, "auto")
+    assert QUOTED in answer.text_content() and "smollm2" in answer.locator(".note").text_content()
+    answer.locator(".cite").first.click()
+    assert marked(page) == QUOTED  # also after a character that JavaScript counts twice
+    assert "<script>alert(2)</script>" in page.locator("#source-text").text_content()
+    assert page.locator("#source-name").text_content() == NAME
+    assert page.locator("main img, main script, #source img, #source script, #side img").count() == 0
+    delete(page, NAME)
 
 
 def test_a_chinese_pdf_is_shown_at_the_page_of_the_quotation(page: Any, tmp_path: Path) -> None:
     path = tmp_path / "羊驼.pdf"
-    first, second = (
-        ["羊驼生活在安第斯山脉，", "海拔四千米。"],
-        ["骆马吃草。成年骆马每天可以", "行走二十五公里。它们住在高原。"],
-    )
-    path.write_bytes(pdf([chinese(*first), chinese(*second)], font="gb1"))
+    path.write_bytes(pdf([chinese(*lines) for lines in PAGES], font="gb1"))
     upload(page, path)
-    ask(page, "成年骆马每天可以行走多少公里？", "extract")
-    page.locator(".said.assistant .cite", has_text="[1]").first.wait_for(timeout=WAIT)
+    answer = ask(page, "成年骆马每天可以行走多少公里？", "extract")
     with page.expect_response(lambda reply: "/page?" in reply.url) as drawn:
-        page.locator(".said.assistant .cite").first.click()
-    page.locator("#source-page .spot").first.wait_for(timeout=WAIT)
-    told, quoted = drawn.value.json(), page.locator("#source-text mark").text_content()
-    assert told["page"] == 2 and "二十五公里" in quoted
-    assert "".join(told["marked"].split()) == "".join(quoted.split())
-    assert page.locator("#source-page img").evaluate("img => img.complete && img.naturalWidth > 500")
+        answer.locator(".cite").first.click()
+    page.locator("#source-page .spot").first.wait_for()
+    told, quoted = drawn.value.json(), marked(page)
+    assert told["page"] == 2 and "二十五公里" in quoted and plain(told["marked"]) == plain(quoted)
+    assert page.locator("#source-page img").evaluate("img => img.decode().then(() => img.naturalWidth > 500)")
     boxes = page.locator("#source-page .spot").evaluate_all("all => all.map(e => e.getBoundingClientRect().width)")
     assert len(boxes) == 2 and min(boxes) > 20, "a line of the quotation has no box to be seen"
-    page.locator("#documents li", has_text="羊驼.pdf").locator("button").click()
-    page.locator("#documents li", has_text="羊驼.pdf").wait_for(state="detached", timeout=WAIT)
-
-
-def test_a_stream_can_be_stopped_and_a_reload_keeps_the_conversation(page: Any) -> None:
-    story = "Write a very long story about a llama."
-    ask(page, story, "chat")
-    page.wait_for_selector("#stop:visible")
-    page.locator(".said.assistant", has_text="llama").wait_for(timeout=WAIT)
-    page.click("#stop")
-    page.wait_for_selector(".said.assistant .note", timeout=WAIT)
-    said = page.locator(".said.assistant").text_content()
-    page.reload()
-    page.wait_for_selector("#model:not(:empty)")
-    assert page.locator(".said.assistant").text_content() == said
-    page.click("#edit")
-    assert page.input_value("#question") == story and page.locator(".said").count() == 0
-
-
-def test_both_languages_and_themes(page: Any) -> None:
-    assert page.locator("#send").text_content() == "发送" and page.get_attribute("html", "lang") == "zh-CN"
-    page.click("#language")
-    assert page.locator("#send").text_content() == "Send" and page.get_attribute("html", "lang") == "en"
-    before = page.locator("body").evaluate("body => getComputedStyle(body).backgroundColor")
-    page.click("#theme")
-    assert page.locator("body").evaluate("body => getComputedStyle(body).backgroundColor") != before
-    page.set_viewport_size({"width": 390, "height": 800})
-    assert page.locator("html").evaluate("html => html.scrollWidth <= html.clientWidth")
-    unnamed = "button, input, select, textarea"
-    assert not page.locator(unnamed).evaluate_all(
-        "all => all.filter(e => !(e.textContent.trim() || e.ariaLabel || e.labels?.length)).map(e => e.id)"
+    assert page.locator("#source-page .spot").first.evaluate(
+        "e => { const box = e.getBoundingClientRect(); return box.top >= 0 && box.bottom <= innerHeight; }"
     )
+    page.click("#source-page .turning button >> nth=0")
+    page.locator("#source-page .turning", has_text="第 1 页，共 2 页").wait_for()
+    assert page.locator("#source-page .spot").count() == 0
+    page.click("#close-source")
+    page.locator("#documents button.name", has_text="羊驼.pdf").click()  # a document opens at its beginning
+    page.locator("#source-page .turning", has_text="第 1 页").wait_for()
+    page.locator("#source-text", has_text="安第斯").wait_for()
+    delete(page, "羊驼.pdf")
+
+
+def test_markdown_is_rendered_and_its_quotation_marked(page: Any, tmp_path: Path) -> None:
+    path = tmp_path / "alpacas.md"
+    path.write_text(MARKDOWN, encoding="utf-8")
+    upload(page, path)
+    answer = ask(page, "What does a grown llama carry?", "extract")
+    answer.locator(".cite").first.click()
+    assert "thirty kilograms" in marked(page)
+    source = page.locator("#source-text .text")
+    assert source.locator("h3.level-1").text_content() == "Alpacas" and source.locator("td").count() == 2
+    assert source.locator("mark em, em mark").first.text_content() == "thirty kilograms"
+    assert source.locator("img, a, script").count() == 0 and "<img src=x" in source.text_content()
+    found = ask(page, "alpaca wool", "search")
+    assert "wool" in found.locator(".passage").first.text_content()
+    found.locator(".passage .source").first.click()
+    assert "wool" in marked(page)
+    delete(page, "alpacas.md")
+
+
+def test_a_source_opens_from_the_library_it_came_from(page: Any, tmp_path: Path) -> None:
+    path = tmp_path / "law.txt"
+    path.write_text("合同应当采用书面形式。", encoding="utf-8")
+    page.click("#new-library")
+    page.fill("#asked-text", "法律")
+    page.click("#asked-yes")
+    until(lambda: page.input_value("#library") == "法律")
+    upload(page, path)
+    answer = ask(page, "合同应当采用什么形式？", "extract")
+    page.select_option("#library", index=0)
+    page.locator("#documents li", has_text="law.txt").wait_for(state="detached")
+    answer.locator(".cite").first.click()
+    assert "书面形式" in marked(page)
+    page.reload()
+    page.locator(".said.assistant .cite").first.click()
+    assert "书面形式" in marked(page)
+
+
+def test_each_file_tells_how_far_it_is_and_why_it_fails(page: Any, tmp_path: Path) -> None:
+    texts = [tmp_path / f"part {number}.txt" for number in range(3)]
+    for number, path in enumerate(texts):
+        path.write_text(f"Llama {number} eats grass.")
+    (broken := tmp_path / "broken.pdf").write_bytes(b"%PDF-1.4 nothing")
+    (wrong := tmp_path / "program.exe").write_bytes(b"MZ")
+    seen, streams = list[str](), list[str]()
+    page.on(
+        "request", lambda asked: streams.extend([asked.url] if asked.url.partition("?")[0].endswith("events") else [])
+    )
+    page.expose_function("seen", lambda text: seen.append(text))
+    page.evaluate(
+        "() => new MutationObserver(() => { for (const bar of document.querySelectorAll('progress'))"
+        " seen(bar.getAttribute('aria-label') + '|' + bar.parentElement.textContent); })"
+        ".observe(document.getElementById('side'), { childList: true, subtree: true })"
+    )
+    page.set_input_files("#files", [str(path) for path in (*texts, broken, wrong)])
+    refused = page.locator("#sending li", has_text="program.exe")
+    refused.locator(".error", has_text="cannot be read").wait_for()
+    refused.locator("button").click()
+    page.locator("#documents li.failed", has_text="broken.pdf").locator(".error").wait_for()
+    for path in texts:
+        page.locator("#documents li.ready", has_text=path.name).wait_for()
+    told = {line.split("|")[0] for line in seen}
+    assert {f"{path.name} 的进度" for path in texts} <= told
+    assert all("/documents/events" in url for url in streams)  # one for all: a browser opens few to one server
+    assert page.locator("#documents progress").count() == 0 == page.locator("#sending li").count()
+
+
+def test_files_are_dropped_anywhere(page: Any, page_server: Running) -> None:
+    drop = """name => {
+        const data = new DataTransfer();
+        data.items.add(new File(["原驼在清晨吃草。"], name, { type: "text/plain" }));
+        const told = kind => document.querySelector("main").dispatchEvent(
+            new DragEvent(kind, { dataTransfer: data, bubbles: true, cancelable: true }));
+        told("dragover");
+        const shown = document.getElementById("drop").checkVisibility();
+        told("drop");
+        return shown && !document.getElementById("drop").checkVisibility();
+    }"""
+    assert page.evaluate(drop, "dropped.txt")
+    page.locator("#documents li.ready", has_text="dropped.txt").wait_for()
+    assert "原驼" in ask(page, "原驼什么时候吃草？", "extract").text_content()
+    delete(page, "dropped.txt")
+    assert not list(page_server.app.state.service.settings.library_folder.glob("uploads/*.txt.part"))

@@ -1,0 +1,134 @@
+// Libraries and their documents at the side: choosing, making, listing, deleting, and how far each has been read.
+import { call, events, json } from "/static/api.js";
+import { $, icon, iconButton, make } from "/static/dom.js";
+import { choices, keepChoices } from "/static/kept.js";
+import { asked, confirmed, guarded, onLanguage, say } from "/static/look.js";
+import { openDocument } from "/static/source.js";
+
+const state = { listed: new Map(), libraries: [], most: Infinity, following: null };
+
+export const libraryName = () => $("library").value;
+export const count = () => state.listed.size;
+export const largest = () => state.most;
+const query = (more = {}) => `?${new URLSearchParams({ ...(libraryName() && { library: libraryName() }), ...more })}`;
+
+// -- libraries -----------------------------------------------------------------------------------------------------
+
+export async function loadLibraries() {
+  const told = await json("/v1/libraries");
+  state.libraries = told.data.map((one) => one.id);
+  state.most = told.max_upload ?? Infinity;
+  const chosen = state.libraries.includes(choices.library) ? choices.library : state.libraries[0];
+  $("library").replaceChildren(...state.libraries.map((name) => new Option(name, name, false, name === chosen)));
+  await loadDocuments();
+}
+
+async function newLibrary() {
+  const name = await asked(say("new-library"), say("library-name"), { button: "create" });
+  if (!name) return;
+  const made = await json("/v1/libraries", { method: "POST", body: { name } });
+  choices.library = made.id;
+  keepChoices();
+  await loadLibraries();
+}
+
+// -- the list ------------------------------------------------------------------------------------------------------
+
+async function loadDocuments() {
+  const library = libraryName();
+  const { data } = await json(`/v1/documents${query()}`);
+  if (library !== libraryName()) return; // another was chosen meanwhile
+  state.listed = new Map(data.map((one) => [one.id, one]));
+  show();
+  follow();
+}
+
+function show() {
+  $("documents").replaceChildren(...[...state.listed.values()].map(row));
+  $("no-documents").hidden = state.listed.size > 0;
+}
+
+// A document that is there now, or has come further.
+export function put(one) {
+  const old = rowOf(one.id);
+  state.listed.set(one.id, one);
+  if (old) old.replaceWith(row(one));
+  else $("documents").prepend(row(one));
+  $("no-documents").hidden = true;
+  follow();
+}
+
+const rowOf = (id) => [...$("documents").children].find((child) => child.dataset.id === id);
+const isOver = (one) => one.status === "ready" || one.status === "failed";
+
+function row(one) {
+  const item = make("li", { "data-id": one.id, className: `document ${one.status}` });
+  const name = make("button", { type: "button", className: "name", text: one.name, title: `${say("open")}: ${one.name}`, onclick: () => openDocument({ ...one, library: libraryName() }) });
+  name.disabled = one.status === "failed" || !one.passages;
+  item.append(icon("file"), make("div", { className: "about" }, name, about(one)),
+    iconButton("trash", `${say("delete")}: ${one.name}`, () => guarded(() => remove(one))));
+  return item;
+}
+
+function about(one) {
+  if (one.status === "failed") return make("span", { className: "error", text: `${say("failed")}: ${one.error}` });
+  if (isOver(one)) return make("span", { className: "quiet", text: `${sizeOf(one.size)} · ${say(one.passages === 1 ? "one-passage" : "passages", { count: one.passages })}` });
+  const share = one.total ? Math.round((100 * one.done) / one.total) : 0;
+  return progressOf(one.name, say(one.status, { share }), one.status === "embedding" ? share : undefined);
+}
+
+// A bar with words under it; without a share it only moves.
+export function progressOf(name, text, share) {
+  const bar = make("progress", { max: 100, "aria-label": say("progress-of", { name }) });
+  if (share !== undefined) bar.value = share;
+  return make("span", { className: "quiet" }, bar, text);
+}
+
+export function sizeOf(bytes) {
+  const units = ["byte", "kilobyte", "megabyte", "gigabyte"];
+  const step = Math.min(3, Math.floor(Math.log(Math.max(bytes, 1)) / Math.log(1000)));
+  const form = { style: "unit", unit: units[step], unitDisplay: "narrow", maximumFractionDigits: step > 1 ? 1 : 0 };
+  return new Intl.NumberFormat(choices.language, form).format(bytes / 1000 ** step);
+}
+
+async function remove(one) {
+  if (!(await confirmed(say(one.uploaded ? "delete-document" : "remove-document", { name: one.name })))) return;
+  await call(`/v1/documents/${one.id}${query()}`, { method: "DELETE" });
+  state.listed.delete(one.id);
+  rowOf(one.id)?.remove();
+  $("no-documents").hidden = state.listed.size > 0;
+  $("choose-files").focus();
+}
+
+// -- progress ------------------------------------------------------------------------------------------------------
+
+// One stream tells of every document that is being read: browsers keep few connections to one server.
+async function follow() {
+  const library = libraryName();
+  if (state.following === library || ![...state.listed.values()].some((one) => one.uploaded && !isOver(one))) return;
+  state.following = library;
+  try {
+    for await (const one of events(`/v1/documents/events${query()}`)) {
+      if (library !== libraryName()) return;
+      if (one.deleted) {
+        state.listed.delete(one.id);
+        rowOf(one.id)?.remove();
+      } else put(one);
+    }
+  } catch {
+    await new Promise((resolve) => setTimeout(resolve, 2000));
+  } finally {
+    if (state.following === library) state.following = null;
+  }
+  if (library === libraryName()) await guarded(loadDocuments);
+}
+
+export function documents() {
+  onLanguage(show);
+  $("new-library").onclick = () => guarded(newLibrary);
+  $("library").onchange = () => {
+    choices.library = libraryName();
+    keepChoices();
+    guarded(loadDocuments);
+  };
+}
