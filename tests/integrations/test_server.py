@@ -13,7 +13,6 @@ import httpx
 import openai
 import pytest
 from loops import ENDLESS, EXACT, chatml_model, crowd
-from pydantic import BaseModel, Field
 from servers import Running, serving, stands_still, until
 
 import hanpaca
@@ -370,22 +369,6 @@ def _is_gone(url: str) -> bool:
         return httpx.get(f"{url}/health/ready").status_code == 503
     except httpx.TransportError:
         return True
-
-
-def test_langchains_own_openai_model(running: Running) -> None:
-    chat_models = pytest.importorskip("langchain_openai", reason="langchain-openai is not installed")
-    chat = chat_models.ChatOpenAI(base_url=running.api, api_key="none", model="smollm2", temperature=0, max_tokens=24)
-    asked = FRANCE[0]["content"]
-    answer = chat.invoke(asked)
-    assert "Paris" in answer.content and answer.usage_metadata["output_tokens"] > 0
-    assert "".join(piece.content for piece in chat.stream(asked)) == answer.content
-
-    class Rating(BaseModel):
-        city: str = Field(max_length=12)
-        stars: int = Field(ge=1, le=5)
-
-    rated = chat.with_structured_output(Rating, method="json_schema").invoke("Rate Paris as JSON.")
-    assert isinstance(rated, Rating)
 
 
 def test_a_mixed_load_leaves_no_work_behind(tmp_path: Path) -> None:
