@@ -1,7 +1,33 @@
-"""What a user does on the page, for its tests."""
+"""A window with the page, and what a user does there, for its tests."""
 
 from pathlib import Path
 from typing import Any
+
+
+class Watched:
+    """A browser's window of its own, with what went wrong in it: errors of scripts, dialogs, requests to elsewhere."""
+
+    def __init__(self, browser: Any, url: str, **options: Any) -> None:
+        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, "locale": "zh-CN", **options})
+        self.url, self.wrong = url, list[str]()
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(120_000)
+        self.watch(self.page)
+
+    def watch(self, page: Any) -> Any:
+        own = (f"{self.url}/", "data:", "blob:")
+        page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        page.on("dialog", lambda dialog: (self.wrong.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda asked: self.wrong.extend([] if asked.url.startswith(own) else [asked.url]))
+        page.on("console", lambda told: self.wrong.extend([told.text] if "Content Security" in told.text else []))
+        return page
+
+    def open(self) -> Any:
+        """The page, once it knows its model and its documents."""
+        with self.page.expect_response(lambda reply: "/v1/documents" in reply.url):
+            self.page.goto(self.url)
+        self.page.locator("#model:not(:empty)").wait_for()
+        return self.page
 
 
 def upload(page: Any, *paths: Path) -> None:

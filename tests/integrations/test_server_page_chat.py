@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Watched
 from loops import ENDLESS
-from pages import ask, begin
+from pages import Watched, ask, begin
 from servers import Running, serving, stands_still, until
 
 STORY = "Write a very long story about a llama."
