@@ -65,13 +65,15 @@ class Interruptible:
 
     def chat(self, messages: Sequence[Message], sampling: Sampling | None = None) -> Completion:
         """As the model."""
-        return self._wait(self._model.achat(messages, sampling))
+        work: Coroutine[Any, Any, Completion] = self._model.achat(messages, sampling)
+        return self._wait(work)
 
     def chat_batch(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None
     ) -> list[Completion]:
         """As the model."""
-        return self._wait(self._model.achat_batch(conversations, sampling))
+        work: Coroutine[Any, Any, list[Completion]] = self._model.achat_batch(conversations, sampling)
+        return self._wait(work)
 
     def stream_chat(self, messages: Sequence[Message], sampling: Sampling | None = None) -> Iterator[Delta]:
         """As the model."""

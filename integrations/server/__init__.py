@@ -6,7 +6,7 @@
     security.py     Host, Origin, token, size and rate, before any route
     openai_*.py     OpenAI's API: types, settings of a request, answers, routes
     documents_*.py  uploads, progress, search, pages
-    page_api.py     the page at /, whose files are in static/: app.js puts them together, page.png shows it
+    page_api.py     the page at /, whose files are in static/: app.js puts them together
     streaming.py    server-sent events, and work that ends when its client goes away
 
 Knows no engine: `hanpaca.Model` queues and batches, so there is no lock around requests.
