@@ -16,8 +16,9 @@ QUIET = ("background-networking", "component-update", "sync", "gpu", "domain-rel
 """What a browser does by itself, and what asks other machines."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """Of one module: while Playwright is open this thread has a running loop, and no asynchronous test can run."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("there is no Chromium (apt-get install chromium)")
