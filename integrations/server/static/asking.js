@@ -189,7 +189,8 @@ async function stream(messages, answer, signal, draw) {
 async function search(query, answer, signal) {
   const body = { query, library: answer.library };
   const found = await json("/v1/search", { method: "POST", body, signal });
-  const kept = ({ document, file, page, line, start, end, text, headings }) => ({ document, file, page, line, start, end, text, headings });
+  const kept = ({ document, file, member, page, line, start, end, text, headings }) => (
+    { document, file, member, page, line, start, end, text, headings });
   answer.passages = withLibrary(found.data.map(kept), answer);
   if (!found.data.length) answer.content = say("nothing");
   else if (!found.answerable) answer.notes = [say("doubtful")];

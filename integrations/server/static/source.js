@@ -5,6 +5,7 @@ import { $, iconButton, make } from "/static/dom.js";
 import { closePanel, showPanel } from "/static/layout.js";
 import { guarded, onLanguage, say } from "/static/look.js";
 import { isMarkdown, render } from "/static/markdown.js";
+import { place } from "/static/messages.js";
 
 const MORE = 6000; // characters that "more" adds on either side
 let open = null; // what the panel shows: a source, and how far around it
@@ -22,7 +23,7 @@ export const openSource = (source) => guarded(async () => {
   $("source-name").textContent = source.file;
   $("source-page").replaceChildren();
   $("source-text").replaceChildren();
-  $("source-place").textContent = placeOf(source);
+  $("source-place").textContent = place(source);
   try {
     await Promise.all([drawText(own), source.page ? drawPage(own, null) : null]);
   } catch (error) {
@@ -31,8 +32,6 @@ export const openSource = (source) => guarded(async () => {
   }
   if (open === own) toMark();
 });
-
-const placeOf = ({ page, line }) => (page ? say("page", { number: page }) : say("line", { number: line }));
 
 function toMark() {
   const mark = $("source-page").querySelector(".spot") ?? $("source-text").querySelector("mark");
