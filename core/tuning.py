@@ -26,7 +26,7 @@ from .weights.files import new_file
 CANDIDATES = ("Q4_0", "Q8_0", "BF16")
 LOSS_FREE = "Q8_0"
 """What a packaged model becomes by itself: its output differs from the original's by rounding only."""
-QUALITY = 0.02
+LOSS = 0.02
 """Most that a chosen type may lose by default: perplexity 2 % above the original's."""
 
 _log = logging.getLogger(__name__)
@@ -48,7 +48,8 @@ class Trial:
 
     @property
     def rate(self) -> float:
-        """One figure for speed: the geometric mean of prefill and decoding."""
+        """One figure for speed: the geometric mean of prefill and of decoding 1, 4 and 16 at once: a gain of
+        a tenth in any of them counts the same."""
         figures = [self.prefill, *self.decode.values()]
         return math.exp(sum(map(math.log, figures)) / len(figures))
 
@@ -84,10 +85,10 @@ def tune(
     source: ModelSource,
     types: Sequence[str] = CANDIDATES,
     *,
-    quality: float = QUALITY,
+    loss: float = LOSS,
     on_progress: Callable[[str], None] | None = None,
 ) -> tuple[list[Trial], Trial]:
-    """Make and measure each type, keep the fastest whose perplexity is within `quality` (a share) of the original's.
+    """Make and measure each type, keep the fastest whose perplexity is within `loss` (a share) of the original's.
 
     Returns all trials, the original first, and the one chosen. Files of the others are deleted. Takes a minute for a
     small model; needs disk for the largest type. Raises `BadInput` for sources that are not GGUF files.
@@ -97,15 +98,15 @@ def tune(
     tell = on_progress or (lambda _: None)
     if source.engine != "llama_cpp" or source.path is None:
         raise BadInput(f"{source.name} is not a GGUF file.", "Convert it first: hanpaca convert.")
-    if not 0 <= quality < math.inf:
-        raise BadInput(f"quality must be a share of at least 0, not {quality!r}.", "Such as 0.02 for 2 %.")
+    if not 0 <= loss < math.inf:
+        raise BadInput(f"loss must be a share of at least 0, not {loss!r}.", "Such as 0.02 for 2 %.")
     types = [type_name(name) for name in types]
     trials = [trial(source, source.path, "as it is", tell)]
     try:
         for name in types:
             tell(f"making {name}")
             trials.append(trial(source, make(source.path, name), name, tell))
-        chosen = choose(trials, quality)
+        chosen = choose(trials, loss)
         file = None if chosen is trials[0] else _file(source.path, chosen.type)
         remember(source.path, chosen.type, file, {"trials": [dataclasses.asdict(t) for t in trials]})
     finally:
@@ -113,9 +114,9 @@ def tune(
     return trials, chosen
 
 
-def choose(trials: Sequence[Trial], quality: float) -> Trial:
-    """The fastest whose perplexity is within `quality` of the first one's. Raises `BadInput` if that is no number."""
-    limit = trials[0].perplexity * (1 + quality)
+def choose(trials: Sequence[Trial], loss: float) -> Trial:
+    """The fastest whose perplexity is within `loss` of the first one's. Raises `BadInput` if that is no number."""
+    limit = trials[0].perplexity * (1 + loss)
     if not math.isfinite(limit):
         raise BadInput("The model's perplexity is no number.", "Check the file with `hanpaca verify`.")
     return max((t for t in trials if t.perplexity <= limit), key=lambda t: t.rate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from ...core.errors import BadInput
 from .arguments import Parser, add_json
 from .output import as_json, note, say, size, table
 
@@ -23,9 +24,12 @@ def bench(argv: list[str]) -> int:
     found = parser.parse(argv)
     options = {} if found.threads is None else {"threads": found.threads}
     with load(found.model, **options) as model:
+        path = model.source.path
+        if path is not None:  # what `tune` chose may be another file than the name says
+            note(f"measuring {path.name}")
         speed = measure(model.engine, prompt=found.prompt, on_progress=note)
     if found.json:
-        as_json({"model": found.model, **dataclasses.asdict(speed)})
+        as_json({"model": found.model, "file": path, **dataclasses.asdict(speed)})
         return 0
     say(f"prefill             {speed.prefill:8.1f} tokens/s")
     say(f"time to first token {speed.first_token:8.2f} s after {speed.prompt} tokens")
@@ -44,8 +48,12 @@ def tune(argv: list[str]) -> int:
     parser.add_argument(
         "--types", nargs="+", default=list(tuning.CANDIDATES), help="types to try (default: %(default)s)"
     )
-    parser.add_argument("--quality", type=float, default=tuning.QUALITY, metavar="SHARE",
-                        help="most that perplexity may rise, as a share (default: %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--loss",
+        default=f"{tuning.LOSS:.0%}",
+        metavar="SHARE",
+        help="most that perplexity may rise, such as 5%% or 0.05 (default: %(default)s)",
+    )
     parser.add_argument("--undo", action="store_true", help="forget the choice and use the file as it is")
     add_json(parser)
     found = parser.parse(argv)
@@ -57,7 +65,7 @@ def tune(argv: list[str]) -> int:
         else:
             say(f"{found.model} is used as it is again." if done else f"Nothing was chosen for {found.model}.")
         return 0
-    trials, chosen = tuning.tune(source, found.types, quality=found.quality, on_progress=note)
+    trials, chosen = tuning.tune(source, found.types, loss=_share(found.loss), on_progress=note)
     if found.json:
         as_json({"model": found.model, "chosen": chosen.type, "trials": [dataclasses.asdict(t) for t in trials]})
         return 0
@@ -73,3 +81,11 @@ def tune(argv: list[str]) -> int:
     say()
     say(f"Chosen: {chosen.type}; perplexity {cost:+.1%}. It is used from now on; `hanpaca tune {found.model} --undo`.")
     return 0
+
+
+def _share(text: str) -> float:
+    """A share, also as a percentage. Raises `BadInput`."""
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise BadInput(f"--loss {text!r} is no share.", "Such as 5% or 0.05.") from None

@@ -27,7 +27,7 @@ def source(tmp_path, monkeypatch):
 
 
 def test_the_fastest_type_within_the_allowed_loss_is_kept_and_used(source):
-    trials, chosen = tuning.tune(source, ["Q8_0", "F16"], quality=10.0)
+    trials, chosen = tuning.tune(source, ["Q8_0", "F16"], loss=10.0)
     assert [trial.type for trial in trials] == ["as it is", "Q8_0", "F16"]
     assert all(trial.prefill > 0 and set(trial.decode) == {1, 4, 16} for trial in trials)
     assert chosen.rate == max(trial.rate for trial in trials)
@@ -46,9 +46,9 @@ def test_a_type_that_loses_too_much_is_not_chosen(source, monkeypatch):
         return tuning.Trial(name, path.stat().st_size, worse[0], {1: worse[0]}, worse[1])
 
     monkeypatch.setattr(tuning, "trial", measured)
-    assert tuning.tune(source, ["Q4_0", "Q8_0"], quality=0.02)[1].type == "Q8_0"
-    assert tuning.tune(source, ["Q4_0", "Q8_0"], quality=0.05)[1].type == "Q4_0"
-    assert tuning.tune(source, ["Q4_0", "Q8_0"], quality=0.0)[1].type == "as it is"
+    assert tuning.tune(source, ["Q4_0", "Q8_0"], loss=0.02)[1].type == "Q8_0"
+    assert tuning.tune(source, ["Q4_0", "Q8_0"], loss=0.05)[1].type == "Q4_0"
+    assert tuning.tune(source, ["Q4_0", "Q8_0"], loss=0.0)[1].type == "as it is"
 
 
 def test_an_interrupted_tuning_leaves_no_files_and_the_choice_as_it_was(source, monkeypatch):

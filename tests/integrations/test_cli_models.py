@@ -19,6 +19,8 @@ from checkpoints import write_checkpoint
 from gguf_files import CHATML, Shape, write_gguf
 from hub_stub import Hub, serve
 
+from hanpaca.core import tuning
+from hanpaca.core.catalog import resolve
 from hanpaca.core.weights.quantize import TYPES
 from hanpaca.integrations.cli import main
 
@@ -317,3 +319,29 @@ def test_ctrl_c_keeps_what_was_downloaded(hub: Hub, tmp_path: Path, gguf: Path) 
     (asked,) = hub.files_asked()
     assert int(asked["Range"].removeprefix("bytes=").rstrip("-")) > 0
     assert (part / "ggml-model-q4_k.gguf").read_bytes() == gguf.read_bytes()
+
+
+def test_bench_measures_what_load_would_use(run: Run, gguf: Path) -> None:
+    ran = run("bench", gguf, "--prompt", 16, "--json")
+    found = json.loads(ran.out)
+    assert found["file"] == str(gguf) and set(found["decode"]) == {"1", "4", "16"} and found["prefill"] > 0
+    assert f"measuring {gguf.name}" in ran.err
+
+
+def test_tune_keeps_a_type_within_the_loss_that_was_allowed(run: Run, gguf: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copy(gguf, tmp_path / "mine.gguf"))
+    ran = run("tune", model, "--types", "Q8_0", "--loss", "5%", "--json")
+    found = json.loads(ran.out)
+    assert ran.code == 0 and [trial["type"] for trial in found["trials"]] == ["as it is", "Q8_0"]
+    chosen = next(trial for trial in found["trials"] if trial["type"] == found["chosen"])
+    assert chosen["perplexity"] <= found["trials"][0]["perplexity"] * 1.05
+    used = tuning.tuned(resolve(model)).path
+    assert used is not None and used.name.endswith(".Q8_0.gguf") == (found["chosen"] == "Q8_0")
+    assert "as it is again" in run("tune", model, "--undo").out
+    assert tuning.tuned(resolve(model)).path == model
+
+
+@pytest.mark.parametrize("loss", ["much", "-3%", "nan", "%", "inf"])
+def test_tune_refuses_a_loss_that_is_none(run: Run, gguf: Path, loss: str) -> None:
+    ran = run("tune", gguf, f"--loss={loss}")
+    assert ran.code == 2 and "loss" in ran.err and "Such as" in ran.err
