@@ -81,9 +81,13 @@ class Recorder(Job):
         super().__init__(tokens, max_new, len(tokens) - 1, timeout)
         self.stop_at = max_new if stop_at is None else stop_at
         self.drawn, self.ends, self.cached = [], [], None
+        self.earlier: list[Recorder] = []
 
     def started(self, cached):
+        assert self.cached is None, "started twice"
         self.cached = cached
+        overtaken = [job for job in self.earlier if job.cached is None and not job.ends and not job.cancelled]
+        assert all(job.defer for job in overtaken), "out of turn, and the one before waits for no prefix"
 
     def output(self, row, position):
         assert position == len(self.tokens) + len(self.drawn) - 1
@@ -143,8 +147,10 @@ prompts = st.builds(
     st.sampled_from([1, 20, 34, 38, 45]),
     st.lists(st.integers(0, 4), max_size=5),
 )
-jobs = st.tuples(prompts, st.integers(1, 20), st.integers(1, 20))
-events = st.lists(st.one_of(jobs, st.integers(0, 30), st.just("step"), st.just("fail")), max_size=60)
+jobs = st.tuples(prompts, st.integers(1, 20), st.integers(1, 20), st.sampled_from("AB"), st.sampled_from([None, 0.0]))
+events = st.lists(
+    st.one_of(jobs, jobs, st.integers(0, 30), st.sampled_from(["step", "fail", "abandon A", "forget"])), max_size=60
+)
 
 
 @settings(max_examples=400, deadline=None)
@@ -153,36 +159,87 @@ def test_any_mix_of_requests_ends_right_and_within_the_cells(events, running, ch
     decoder = FakeDecoder(cells=80)
     scheduler = Scheduler(decoder, running=running, chunk_beside=chunk, idle=idle, shelf=shelf)
     submitted: list[Recorder] = []
-    failed = 0
     for event in events:
         if event == "step":
-            if scheduler.busy:
-                scheduler.step()
+            step(scheduler, decoder)
         elif event == "fail":
             decoder.fail_next = True
-            failed += 1
+        elif event == "abandon A":
+            scheduler.abandon(Closed("closed"), "A")
+            assert all(job.ends for job in submitted if job.owner == "A")
+        elif event == "forget":
+            scheduler.forget_cached()
         elif isinstance(event, int):
             if event < len(submitted):
                 submitted[event].cancelled = True
         else:
-            tokens, new, stop = event
-            job = Recorder(tokens, new, min(new, stop))
+            tokens, new, stop, owner, timeout = event
+            job = Recorder(tokens, new, min(new, stop), timeout)
+            job.owner, job.earlier = owner, list(submitted)
             submit(scheduler, decoder, job)
             submitted.append(job)
         check_accounts(scheduler, decoder)
-    run(scheduler)
-    check_accounts(scheduler, decoder)
+    for _ in range(2000):
+        if scheduler.busy:
+            step(scheduler, decoder)
     for job in submitted:
-        assert job.ends.count("released") == 1 and job.ends[-1] == "released"
-        if job.ends[0] == "done":
-            assert job.drawn == job.expected()
-        elif job.ends[0] == "released":
-            assert job.cancelled
-        else:
-            assert isinstance(job.ends[0], EngineFailure) and failed
-    assert not scheduler.running and not scheduler.waiting
+        check_end(job, events)
+    assert not scheduler.busy and not scheduler.running and not scheduler.waiting
     scheduler.forget_cached()
     assert decoder.used() == 0
+
+
+def step(scheduler, decoder):
+    """One step, which computes nothing for those who have gone and lets every decoding sequence go on."""
+    if not scheduler.busy:
+        return
+    decoding = [s for s in scheduler._sequences.running if len(s.todo) == 1 and s.job and not s.job.cancelled]
+    wanted = {s.id: len(s.tokens) for s in decoding if s.job.deadline is None}
+    fails, before = decoder.fail_next, len(decoder.passes)
+    scheduler.step()
+    check_accounts(scheduler, decoder)
+    if fails or not scheduler._sequences.running:
+        return
+    done = decoder.passes[-1] if len(decoder.passes) > before else []
+    assert set(wanted.items()) <= set(done), "a decoding sequence missed a step"
+
+
+def check_end(job, events):
+    """One end, and the right one."""
+    end, *released = [type(end).__name__ if isinstance(end, Exception) else end for end in job.ends]
+    if end == "released":
+        assert job.cancelled and not released
+        return
+    assert released == ["released"]
+    if end == "done":
+        assert job.drawn == job.expected()
+    elif end == "TimedOut":
+        assert job.deadline is not None
+    elif end == "Closed":
+        assert job.owner == "A" and "abandon A" in events
+    else:
+        assert end == "EngineFailure" and "fail" in events
+
+
+@given(st.lists(jobs, min_size=1, max_size=6), st.integers(0, 5), st.integers(0, 30))
+def test_a_cancelled_request_is_computed_no_further(jobs, which, after):
+    """Whether it waits, prefills or decodes: the next step frees its cells."""
+    decoder = FakeDecoder(cells=80)
+    scheduler = Scheduler(decoder, chunk_beside=4)
+    submitted = [Recorder(tokens, new) for tokens, new, *_ in jobs]
+    for job in submitted:
+        submit(scheduler, decoder, job)
+    for _ in range(after):
+        step(scheduler, decoder)
+    gone = submitted[which % len(submitted)]
+    gone.cancelled = True
+    drawn = len(gone.drawn)
+    running = [s.id for s in scheduler._sequences.running if s.job is gone]
+    step(scheduler, decoder)
+    assert gone.ends[-1] == "released" and len(gone.drawn) == drawn
+    assert all(s.job is not gone for s in scheduler._sequences.running)
+    for sequence in running:  # its id may serve another by now, from that one's own first token on
+        assert all(s.job is not None for s in scheduler._sequences.running if s.id == sequence)
 
 
 def check_accounts(scheduler, decoder):
