@@ -53,28 +53,60 @@ def test_a_timeout_ends_a_request_and_says_so(tiny):
         generate(tiny, [1, 270], sampling=GREEDY.replace(max_tokens=900, timeout=0.05))
 
 
-def test_closing_during_work_ends_every_caller(tiny_file):
-    engine = open_engine(tiny_file)
-    errors = []
+def test_closing_during_work_ends_every_caller(tiny_file, monkeypatch):
+    """The first pass is held until `close` has begun, so that all eight are under way."""
+    engine, go_on, errors = open_engine(tiny_file, running=5), threading.Event(), []
+    worker, real = engine._shared._worker, NativeContext.decode
+
+    def held(self, *batch):
+        assert go_on.wait(60)
+        real(self, *batch)
 
     def caller():
         try:
-            generate(engine, [1, 270], sampling=GREEDY.replace(max_tokens=1000))
+            generate(engine, [1, 270], sampling=endless(engine, 900))
         except Closed as error:
             errors.append(error)
 
+    def under_way():
+        schedulers = [scheduler for _, scheduler in engine._shared._contexts.values()]
+        return engine._weights.waiting + sum(scheduler.running for scheduler in schedulers) == 8
+
+    monkeypatch.setattr(NativeContext, "decode", held)
     threads = [threading.Thread(target=caller) for _ in range(8)]
     for thread in threads:
         thread.start()
-    time.sleep(0.05)
-    engine.close()
-    engine.close()
-    for thread in threads:
-        thread.join(10)
+    wait_until(under_way, 60)
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    wait_until(lambda: worker._stopping, 60)
+    go_on.set()
+    for thread in (*threads, closing):
+        thread.join(60)
         assert not thread.is_alive()
-    assert len(errors) >= 1
+    assert len(errors) == 8, "whether they ran or waited"
+    engine.close()
     with pytest.raises(Closed):
         generate(engine, [1, 270])
+
+
+def test_after_a_cancel_the_step_under_way_is_the_last(tiny, monkeypatch):
+    """Also in the middle of a prompt: no further chunk of it is computed."""
+    real, passes, go_on, begun = NativeContext.decode, [], threading.Event(), threading.Event()
+
+    def held(self, *batch):
+        passes.append(len(batch[0]))
+        begun.set()
+        assert go_on.wait(60)
+        real(self, *batch)
+
+    monkeypatch.setattr(NativeContext, "decode", held)
+    handle = tiny.submit(Request([1] * 900, GREEDY), lambda _: None)
+    assert begun.wait(60)
+    handle.cancel()
+    go_on.set()
+    wait_until(lambda: not any(scheduler.busy for _, scheduler in tiny._shared._contexts.values()), 60)
+    assert len(passes) == 1 and passes[0] < 900
 
 
 @pytest.mark.parametrize("attempt", range(10))
