@@ -1,6 +1,6 @@
 """The llama.cpp engine against bare loops and llama-cpp-python, all in one run on one machine.
 
-    python tests/benchmarks/engine.py [--json] [--model smollm2 | --model FILE.gguf | --model random-1.3b]
+    python tests/benchmarks/engine.py [--json] [--model smollm2 | --model FILE.gguf | --model random-1.3b] [--part NAME]
 
 Each figure is a ratio of medians of interleaved runs, so that noise of the machine falls on both sides.
 """
@@ -224,19 +224,26 @@ def vllm(report: Report, url: str, path: Path) -> None:
     engine.close()
 
 
-def measure(report: Report, name: str, path: Path, new: int) -> None:
+PARTS = ("one-stream", "batches", "prefixes", "stalls", "cancellation", "server")
+
+
+def measure(report: Report, name: str, path: Path, new: int, parts: Sequence[str]) -> None:
     engine = LlamaCppEngine(path, rope_of(read(path)), LlamaCppOptions(context=6144, cells=12_288))
     weights = NativeWeights(path)
     context = NativeContext(weights, cells=12_288, rope={}, sequences=128)
     ENDLESS.clear()
     ENDLESS.update({token: -1e9 for token in engine.vocabulary.ends})
+    work: dict[str, Callable[[], None]] = {
+        "one-stream": partial(one_stream, report, name, path, engine, 2 * new),
+        "batches": partial(batches, report, name, engine, context, new),
+        "prefixes": partial(prefixes, report, name, engine),
+        "stalls": partial(stalls, report, name, engine),
+        "cancellation": partial(cancellation, report, name, engine),
+        "server": partial(server, report, name, path, engine, new),
+    }
     try:
-        one_stream(report, name, path, engine, 2 * new)
-        batches(report, name, engine, context, new)
-        prefixes(report, name, engine)
-        stalls(report, name, engine)
-        cancellation(report, name, engine)
-        server(report, name, path, engine, new)
+        for part in parts:
+            work[part]()
     finally:
         engine.close()
         context.close()
@@ -246,6 +253,7 @@ def measure(report: Report, name: str, path: Path, new: int) -> None:
 def main() -> int:
     report = Report("engine", __doc__ or "")
     report.parser.add_argument("--model", action="append", help="smollm2, random-1.3b or a GGUF file; repeatable")
+    report.parser.add_argument("--part", action="append", choices=PARTS, help="only this part; repeatable")
     report.parser.add_argument(
         "--vllm", metavar="URL", help="only compare, tuned for this machine, with a vLLM server of the first --model"
     )
@@ -263,7 +271,7 @@ def main() -> int:
                 found = resolve(name).path
                 assert found is not None
                 path = found
-            measure(report, name, path, 64 if name == "smollm2" else 24)
+            measure(report, name, path, 64 if name == "smollm2" else 24, options.part or PARTS)
     return report.end()
 
 
