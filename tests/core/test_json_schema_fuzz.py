@@ -87,7 +87,7 @@ def random_weights(tiny_file: Path) -> Iterator[LlamaCppEngine]:
     engine.close()
 
 
-def drawn(engine: LlamaCppEngine, prompt: list[int], schema: Schema, count: int = 4) -> list[Completion]:
+def drawn(engine: LlamaCppEngine, prompt: list[int], schema: dict[str, Any], count: int = 4) -> list[Completion]:
     """What the model writes at a high temperature under the schema, with a liking for what ends things."""
     ends = {token: 2.5 for mark in ('"', "}", "]") for token in engine.tokenize(mark)[-1:]}
     sampling = Sampling(
@@ -97,7 +97,7 @@ def drawn(engine: LlamaCppEngine, prompt: list[int], schema: Schema, count: int 
     return streams.complete(engine, [Request(prompt, sampling.replace(seed=seed)) for seed in range(count)])
 
 
-def finished(engine: LlamaCppEngine, prompt: list[int], schema: Schema) -> list[str]:
+def finished(engine: LlamaCppEngine, prompt: list[int], schema: dict[str, Any]) -> list[str]:
     """The answers that came to their end; unfinished ones promise nothing. None where the schema is refused."""
     try:
         note(f"grammar:\n{gbnf_of_schema(schema)}")
@@ -118,7 +118,7 @@ def check_schemas(engine: LlamaCppEngine, prompt: list[int], examples: int, *, f
         max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), derandomize=fixed, database=None
     )
     @given(whole_schemas)
-    def run(schema: Schema) -> None:
+    def run(schema: dict[str, Any]) -> None:
         nonlocal validated
         validator = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
         for text in finished(engine, prompt, schema):
@@ -158,7 +158,7 @@ kinds: st.SearchStrategy[Any] = st.recursive(
         inner.map(lambda kind: list[kind]),  # type: ignore[valid-type]
         inner.map(lambda kind: Annotated[list[kind], Field(min_length=1, max_length=2)]),  # type: ignore[valid-type]
         inner.map(lambda kind: dict[str, kind]),  # type: ignore[valid-type]
-        st.tuples(inner, inner).map(lambda pair: tuple[pair]),  # type: ignore[misc, valid-type]
+        st.tuples(inner, inner).map(lambda pair: tuple[pair]),  # type: ignore[valid-type]
         st.tuples(inner, inner).map(lambda pair: pair[0] | pair[1] if pair[0] and pair[1] else pair[0]),
     ),
     max_leaves=3,
