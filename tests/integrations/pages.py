@@ -17,10 +17,14 @@ class Watched:
     def watch(self, page: Any) -> Any:
         own = (f"{self.url}/", "data:", "blob:")
         page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        page.on("dialog", lambda dialog: (self.wrong.append(dialog.message), dialog.dismiss()))
+        page.on("dialog", self.dismiss)
         page.on("request", lambda asked: self.wrong.extend([] if asked.url.startswith(own) else [asked.url]))
         page.on("console", lambda told: self.wrong.extend([told.text] if "Content Security" in told.text else []))
         return page
+
+    def dismiss(self, dialog: Any) -> None:
+        self.wrong.append(dialog.message)
+        dialog.dismiss()
 
     def open(self) -> Any:
         """The page, once it knows its model and its documents."""
