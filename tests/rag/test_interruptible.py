@@ -38,7 +38,7 @@ async def test_an_answer_that_is_given_up_stops_its_model(model: Model, library:
     engine = model.engine
     before = engine.computed  # type: ignore[attr-defined]
     events = astream_answer(library, model, QUESTION, mode=mode, k=1, sampling=LONG, abstain=False)
-    asking = asyncio.ensure_future(anext(events))  # type: ignore[arg-type]
+    asking = asyncio.ensure_future(anext(events))
     while engine.computed == before:  # type: ignore[attr-defined]
         await asyncio.sleep(0.01)
     asking.cancel()
