@@ -4,13 +4,16 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-vllm lint format bench dist clean
+.PHONY: help demo train-demo test test-slow test-vllm lint format bench dist clean
 
 help:            ## show these lines
 	@sed -n 's/^\([a-z-]*:\).*## /  make \1 /p' $(MAKEFILE_LIST) | sed 's/: */	/' | expand -t 20
 
 demo: $(BIN)/.installed-demo            ## ask the manual one English and one Chinese question, offline
 	@$(BIN)/hanpaca demo --library .demo
+
+train-demo: $(BIN)/.installed-dev            ## teach SmolLM2 some Chinese (needs HANPACA_DATA=FOLDER)
+	@$(BIN)/python examples/training/demo.py .train-demo
 
 # Waiting threads sleep in tests: two native libraries that spin on two cores starve each other.
 test: $(BIN)/.installed-dev            ## run the tests (HANPACA_DATA=FOLDER adds those on real data)
@@ -51,7 +54,7 @@ dist: $(BIN)/.installed-dev            ## build the wheel and the sdist, and che
 	$(BIN)/twine check --strict dist/*
 
 clean:            ## remove what make made: .venv, the demo's library, builds and caches
-	rm -rf .venv .vllm .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .vllm .demo .train-demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than what it was installed from, so a second run installs nothing.

@@ -121,7 +121,7 @@ def claim(options: Options) -> None:
                 f"{run} holds a run with other options: {', '.join(different)}.",
                 "Give the same ones to go on with it, or name another folder with --out.",
             )
-    elif run.exists() and any(path.name != "base" for path in run.iterdir()):
+    elif run.exists() and any(path.name != "base" and path.name[0] != "." for path in run.iterdir()):
         raise BadInput(f"{run} exists already and is no run.", "Name another folder with --out.")
     run.mkdir(parents=True, exist_ok=True)
 
@@ -137,15 +137,13 @@ def _trainer(ready: Prepared, reports: Reports | None, say: Hears) -> Any:
     start = vocabulary.bos if vocabulary.add_bos and vocabulary.bos is not None else vocabulary.eos or 0
     window = min(1024, base.trained_window)
     model = load_model(base, options)
-    kind = None
-    if isinstance(options, PreferenceOptions):
-        kind = preference_trainer()
-        with _main_first(ready.world):
-            say("Computing what the untrained model gives for both answers")
-            fill_reference(model, cast(Pairs, ready.source), options.batch, ready.run / "reference.npy")
+    kind = preference_trainer() if isinstance(options, PreferenceOptions) else None
     trainer = make_trainer(model, ready.batches, options, ready.run, ready.steps, kind)
     if isinstance(options, PreferenceOptions):
         trainer.beta, trainer.answer_loss = options.beta, options.answer_loss
+        with _main_first(ready.world):  # the Trainer has put the model where it computes
+            say("Computing what the untrained model gives for both answers")
+            fill_reference(model, cast(Pairs, ready.source), options.batch, ready.run / "reference.npy")
 
     def evaluate() -> dict[str, Any]:
         found = [foresee(trainer.model_wrapped, text, start, window, options.batch) for text in texts]

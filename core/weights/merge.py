@@ -122,6 +122,8 @@ def _plan(
 def _apply(adapter: Adapter, targets: dict[str, _Target]) -> None:
     for name, tensor in adapter.full.items():
         target = targets.get(name)
+        if name == HEAD and target is None and adapter.config.get("ensure_weight_tying") and EMBEDDING in adapter.full:
+            continue  # PEFT saves the tied layer under both names
         grows = name in (EMBEDDING, HEAD) and target is not None and tensor.shape[1:] == target.source.shape[1:]
         if target is None or (tensor.shape != target.source.shape and not grows):
             raise _foreign(adapter, name, tensor.shape, target)
