@@ -111,7 +111,7 @@ def _write(out: Path, base: Path, rank: int, pairs: dict[str, Any]) -> None:
     blank = Tensor("", "F32", (), out, 0)
     with new_folder(out) as folder:
         table = {n: (replace(blank, name=n, shape=a.shape), lambda a=a: iter([a])) for n, a in padded.items()}
-        write_safetensors(folder / "adapter_model.safetensors", table)  # type: ignore[arg-type]
+        write_safetensors(folder / "adapter_model.safetensors", table)
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
