@@ -38,7 +38,7 @@ if _problem:
     logging.getLogger("hanpaca").error("%s", _problem)
 
 
-def setup():
+def setup() -> None:
     """Called by the host once for each load, before the page is made."""
     global _problem
     if _extension is not None:
@@ -49,7 +49,7 @@ def setup():
             logging.getLogger("hanpaca").exception("Hanpaca could not start")
 
 
-def ui():
+def ui() -> None:
     """The tab; where something is missing, a sentence that says what."""
     if _extension is not None and not _problem:
         _extension.ui()
@@ -59,7 +59,7 @@ def ui():
     gradio.Markdown(_problem)
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     """The hooks that are wanted now: the host asks for each at every generation, so they come and go with the mode."""
     if _extension is not None and name in _extension.HOOKS:
         hook = _extension.hook(name)

@@ -316,7 +316,7 @@ class Backend:
 
 def _open(name: str, context: int) -> Model:
     """A model with its weights loaded."""
-    model = load(name, **({"context": context} if context else {}))
+    model = load(name, context=context) if context else load(name)
     try:
         _ = model.engine
     except BaseException:
