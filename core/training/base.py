@@ -182,7 +182,8 @@ def _with_lora(model: Any, base: Base, options: Options) -> Any:
     import peft
 
     if options.quantization:
-        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        prepare: Any = peft.prepare_model_for_kbit_training
+        model = prepare(model, use_gradient_checkpointing=False)
     config = peft.LoraConfig(
         r=options.rank,
         lora_alpha=int(options.alpha) if options.alpha == int(options.alpha) else options.alpha,  # type: ignore[arg-type]

@@ -65,11 +65,12 @@ class Batches:
         return self._ends
 
     def _groups(self, epoch: int) -> list[Any]:
-        return _packed(self._source, epoch, self._seed, self._tokens)
+        source: Any = self._source
+        return _packed(source, epoch, self._seed, self._tokens)
 
 
-@lru_cache(maxsize=4)
-def _packed(source: Source, epoch: int, seed: int, tokens: int) -> list[Any]:
+@lru_cache(maxsize=4)  # a source is itself, whatever it holds
+def _packed(source: Any, epoch: int, seed: int, tokens: int) -> list[Any]:
     order, lengths = source.epoch(epoch, seed)
     if len(set(lengths.tolist())) <= 2:  # blocks: all of one length, but for the last
         each = max(1, tokens // int(lengths.max()))

@@ -26,7 +26,7 @@ class Field(NamedTuple):
 
 
 @cache
-def documented(options: type) -> list[Field]:
+def documented(options: Any) -> list[Field]:
     """Every field of a dataclass, those of its bases first; a class says the text of its own fields."""
     texts: dict[str, str] = {}
     for owner in reversed(options.__mro__[:-1]):

@@ -50,7 +50,7 @@ def _function() -> Any:
             return found
 
         @staticmethod
-        def backward(ctx: Any, above: Any) -> Any:  # type: ignore[override]
+        def backward(ctx: Any, above: Any) -> Any:
             (gradient,) = ctx.saved_tensors
             return gradient.mul_(above[:, None].to(gradient.dtype)), None
 

@@ -217,7 +217,8 @@ def make(kind: type[Options], values: Mapping[str, Any]) -> Options:
     missing = [name for name, field in known.items() if field.default is MISSING and name not in values]
     if missing:
         raise BadInput(f"{kind.kind} needs {', '.join(missing)}.", _valid(known))
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    settled: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return kind(**settled)
 
 
 def _valid(names: Any) -> str:

@@ -145,7 +145,7 @@ def preference_trainer() -> Any:
                 margins = torch.cat(self.seen)
                 logs["accuracy"] = float((margins > 0).float().mean())
                 logs["margin"] = float(margins.mean())
-                self.seen: list[Any] = []
+                self.seen = []
             super().log(logs, start_time)
 
     return PreferenceTraining

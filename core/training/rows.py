@@ -194,7 +194,7 @@ def _message(entry: Any) -> Message:
         raise _BadRow("a message is no object")
     role = entry.get("role", entry.get("from"))
     text = entry.get("content", entry.get("value"))
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise _BadRow(f"{role!r} is not a role; valid: {', '.join(_ROLES)}")
     if not isinstance(text, str):
         raise _BadRow("a message has no text")

@@ -93,7 +93,8 @@ def train(options: Options, hears: Hears | None = None, reports: Reports | None 
         import torch
 
         torch.set_num_threads(options.threads)
-    transformers.utils.logging.disable_progress_bar()
+    logging: Any = transformers.utils.logging
+    logging.disable_progress_bar()
     transformers.set_seed(options.seed)
     ready = prepare(options, say)
     if ready.main:

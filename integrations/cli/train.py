@@ -64,7 +64,8 @@ def _parser(kind: str) -> Parser:
     parser = Parser(kind, _ABOUT[kind] + " A stopped run goes on when the same command is given again.")
     parser.add_argument("base", nargs="?", metavar="BASE", help="a checkpoint folder, a GGUF file, or a model's name")
     parser.add_argument("data", nargs="*", metavar="DATA", help=_DATA[kind])
-    for field in documented(KINDS[kind]):
+    options: Any = KINDS[kind]
+    for field in documented(options):
         if field.name not in ("base", "data"):
             _add(parser, field)
     parser.add_argument("--run", type=Path, metavar="RUN.json", help="take the options of an earlier run from its file")
@@ -100,7 +101,8 @@ def _options(kind: str, found: Any, parser: Parser) -> Options:
     from ...core.training.documented import documented
     from ...core.training.options import KINDS, from_json, make
 
-    names = [field.name for field in documented(KINDS[kind])]
+    chosen: Any = KINDS[kind]
+    names = [field.name for field in documented(chosen)]
     given = {name: getattr(found, name) for name in names if getattr(found, name) not in (None, [])}
     for name in ("targets", "also", "eval", "mix"):  # an empty list there is a choice
         if getattr(found, name, None) == []:

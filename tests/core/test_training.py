@@ -96,7 +96,8 @@ def test_packed_loss_and_gradients_equal_those_of_single_examples(
     from transformers import LlamaForCausalLM
 
     ready = prepare(tuning(base, rows, tmp_path / "run", prompt_weight=weight))
-    packed, plain = load(base), LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
+    packed: Any = load(base)
+    plain: Any = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
     batch = ready.batches[0]
     items = ready.batches.items(0)
     assert len(items) > 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gguf_files import write_gguf
@@ -20,10 +21,10 @@ torch = pytest.importorskip("torch")
 def test_smollm2_is_what_transformers_reads_from_the_file(smollm2: Path, tmp_path: Path, data: Path) -> None:
     from transformers import GgufConfig, LlamaForCausalLM
 
-    settings = {"gguf_file": smollm2.name, "quantization_config": GgufConfig(dequantize=True)}
-    theirs = LlamaForCausalLM.from_pretrained(smollm2.parent, dtype=torch.float32, **settings)
+    settings: dict[str, Any] = {"gguf_file": smollm2.name, "quantization_config": GgufConfig(dequantize=True)}
+    theirs: Any = LlamaForCausalLM.from_pretrained(smollm2.parent, dtype=torch.float32, **settings)
     folder = unpack(smollm2, tmp_path / "m")
-    mine = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    mine: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     expected = theirs.state_dict()
     assert mine.config.tie_word_embeddings
     for name, tensor in mine.state_dict().items():
