@@ -1,6 +1,6 @@
 """Useful tokens per second of training, against padding every batch to its longest example, and what packing changes.
 
-    python tests/benchmarks/training.py [--data DIR] [--model smollm2] [--seconds 60] [--json]
+    python tests/benchmarks/training.py [--data DIR] [--files FILE …] [--model smollm2] [--seconds 120] [--json]
 
 The peer is the predecessor's way: examples in random order, batches of eight, padded to the longest one, a mask, logits
 of every position, plain cross-entropy, transformers' own attention. Same model, examples and hardware, in turns in one
@@ -31,6 +31,8 @@ from hanpaca.core.training.sources import Examples
 
 BATCH = 8
 LENGTH = 512
+FILES = ["llamafactory_alpaca_zh_demo.json", "llamafactory_alpaca_en_demo.json", "belle_zh_seed_tasks.json"]
+"""Chinese and English, long and short, as instruction sets are."""
 
 
 def padded(examples: Examples, seed: int = 0) -> Iterator[dict[str, Any]]:
@@ -89,7 +91,7 @@ def compare_losses(report: Report, model: Any, examples: Examples, batches: Batc
 def run(report: Report, options: argparse.Namespace) -> None:
     folder = tempfile.TemporaryDirectory()
     with folder as name:
-        files = [str(Path(options.data) / "instruct" / "llamafactory_alpaca_zh_demo.json")]
+        files = [str(Path(options.data) / "instruct" / name) for name in options.files]
         settings = FinetuneOptions(
             base=options.model,
             data=tuple(files),
@@ -126,6 +128,7 @@ def run(report: Report, options: argparse.Namespace) -> None:
 def main() -> int:
     report = Report("training", __doc__.split("\n\n")[0])
     report.parser.add_argument("--model", default="smollm2", help="a checkpoint folder, a GGUF file or a name")
+    report.parser.add_argument("--files", nargs="+", default=FILES, help="of the data folder's instruct/")
     report.parser.add_argument("--seconds", type=float, default=120, help="time to measure in, both ways together")
     report.parser.add_argument("--rounds", type=int, default=3, help="turns of both ways")
     options = report.parse()
