@@ -6,6 +6,7 @@ import hashlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gguf_files import write_gguf
@@ -196,7 +197,8 @@ def test_a_part_that_became_the_file_before_it_was_locked(hub: Hub, gguf: bytes,
     path = pull(f"{NAME}:q4_k").path
     path.with_name(f".{path.name}.json").unlink()
     path.write_bytes(old := b"x" * len(gguf))  # to be fetched again
-    lock, locked = fcntl.flock, []
+    lock = fcntl.flock
+    locked: list[Any] = []
 
     def late(out, how) -> None:
         if not locked:

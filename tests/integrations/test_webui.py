@@ -377,7 +377,7 @@ def test_the_installed_template_writes_what_cores_template_writes() -> None:
     for _ in range(600):
         said = [Message("system", choose.choice(texts))] if choose.random() < 0.4 else []
         for _ in range(choose.randrange(5)):
-            said.append(Message(choose.choice(["user", "assistant"]), choose.choice(texts)))  # type: ignore[arg-type]
+            said.append(Message(choose.choice(["user", "assistant"]), choose.choice(texts)))
         said.append(Message("user", choose.choice(texts)))
         plain = [{"role": message.role, "content": message.content} for message in said]
         assert template.render(messages=plain, add_generation_prompt=True) == ours.render(said)

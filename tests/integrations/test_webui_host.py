@@ -57,7 +57,7 @@ def web_ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def _start(data: Path) -> Any:
-    from modules import chat, extensions, models, models_settings, shared, text_generation, utils  # type: ignore
+    from modules import chat, extensions, models, models_settings, shared, text_generation, utils
 
     shared.generation_lock = threading.Lock()
     extensions.available_extensions = utils.get_available_extensions()
@@ -123,7 +123,7 @@ def test_instruct_prompts_are_cores(smol: Any) -> None:
 
 
 def test_a_long_history_is_shortened_within_the_context(smol: Any) -> None:
-    history = {"internal": [[f"Question {n} " * 60, f"Answer {n} " * 60] for n in range(12)], "visible": []}
+    history: dict[str, Any] = {"internal": [[f"Question {n} " * 60, f"Answer {n} " * 60] for n in range(12)], "visible": []}
     history["visible"] = copy.deepcopy(history["internal"])
     history |= {"metadata": {}}
     state = state_of(smol, history=history, truncation_length=1024)
@@ -224,7 +224,7 @@ def test_the_template_is_found_by_the_hosts_own_rules(web_ui: Any) -> None:
 
 def test_the_hosts_openai_functions_answer_without_transformers(smol: Any) -> None:
     pytest.importorskip("tiktoken")
-    from modules.api import completions, tokens, typing  # type: ignore
+    from modules.api import completions, tokens, typing
 
     def body(kind: Any, **fields: Any) -> dict[str, Any]:
         return dict(kind(**fields).model_dump())
