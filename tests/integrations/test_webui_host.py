@@ -123,7 +123,10 @@ def test_instruct_prompts_are_cores(smol: Any) -> None:
 
 
 def test_a_long_history_is_shortened_within_the_context(smol: Any) -> None:
-    history: dict[str, Any] = {"internal": [[f"Question {n} " * 60, f"Answer {n} " * 60] for n in range(12)], "visible": []}
+    history: dict[str, Any] = {
+        "internal": [[f"Question {n} " * 60, f"Answer {n} " * 60] for n in range(12)],
+        "visible": [],
+    }
     history["visible"] = copy.deepcopy(history["internal"])
     history |= {"metadata": {}}
     state = state_of(smol, history=history, truncation_length=1024)
