@@ -74,7 +74,7 @@ def extend(work: Path) -> None:
 
 
 def training(work: Path, data: Path) -> None:
-    shared = ["--method", "full", "--threads", "2", "--length", "512", "--accumulate", "1", "--save-every", "40"]
+    shared = ["--method", "full", "--threads", "2", "--length", "512", "--accumulate", "1", "--save-every", "8"]
     if not (work / "pretrained" / "done.json").exists():
         run(
             "pretrain", work / "grown", work / "zh.txt", "--mix", f"{work / 'en.txt'}=0.15",
