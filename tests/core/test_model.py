@@ -130,7 +130,7 @@ def test_beyond_the_native_window_the_context_is_extended(smollm2):
         long = model.request("word " * 8300)
         assert isinstance(model.engine, LlamaCppEngine) and long.sampling.max_tokens
         key: Any = model.engine._key(len(long.tokens), long.sampling.max_tokens, 0)
-        assert key.plan.alpha > 1
+        assert key.plan.extension == "yarn" and key.plan.rope.factor == pytest.approx(10_000 / 8192)
 
 
 def test_a_closed_model_says_so(smollm2):
