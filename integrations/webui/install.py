@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,9 @@ def host_in(folder: Path, user_data: Path | None = None) -> Host:
         if all((root / marker).is_file() for marker in MARKERS):
             beside = [root / "user_data", root.parent / "user_data"]
             found = user_data or next((path for path in beside if path.is_dir()), None)
-            if found is None or not found.is_dir():
+            if user_data is not None and not user_data.is_dir():
+                raise BadInput(f"There is no folder {user_data}.", "Name the web UI's own: --user-data-dir FOLDER.")
+            if found is None:
                 raise BadInput(f"{root} has no user_data folder.", "Name it: --user-data-dir FOLDER.")
             return Host(root, found)
     raise BadInput(
@@ -175,7 +178,7 @@ def _remove_entry(host: Host) -> bool:
         return False
     text = _OURS.sub("", path.read_bytes().decode("utf-8"), count=1)
     left = {key: value for key, value in before.items() if key != PATTERN}
-    if not left and not text.strip():
+    if not left and not text.strip() and not path.is_symlink():
         path.unlink()
         return True
     return _replaced(path, text.encode("utf-8"), left)
@@ -216,9 +219,16 @@ def _same(ours: Path, there: Path) -> bool:
 
 
 def _write(path: Path, data: bytes) -> None:
+    """Write a file whole. A link stays a link, and a file keeps who may read it."""
+    path = path.resolve()
     partial = path.with_name(f".{path.name}.part")
-    partial.write_bytes(data)
-    os.replace(partial, path)  # noqa: PTH105 - as Path.replace
+    try:
+        partial.touch(0o600)
+        partial.write_bytes(data)
+        partial.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644)
+        os.replace(partial, path)  # noqa: PTH105 - as Path.replace
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _sweep(folder: Path) -> None:

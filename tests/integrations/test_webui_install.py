@@ -80,6 +80,22 @@ def test_a_file_that_cannot_be_added_to_safely_is_left_alone(web_ui: Path, their
     assert "instruction_template: Chinese-Alpaca-2" in report.kept[0]
 
 
+def test_a_linked_private_config_stays_a_link_and_private(web_ui: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "dotfiles.yaml"
+    for text in (USERS, ""):
+        theirs.write_text(text, encoding="utf-8")
+        theirs.chmod(0o600)
+        config(web_ui).unlink(missing_ok=True)
+        config(web_ui).symlink_to(theirs)
+        assert install(host_in(web_ui)).entry
+        assert config(web_ui).is_symlink()
+        assert PATTERN in theirs.read_text(encoding="utf-8")
+        assert theirs.stat().st_mode & 0o777 == 0o600
+        remove(host_in(web_ui))
+        assert config(web_ui).is_symlink()
+        assert theirs.read_text(encoding="utf-8") == text
+
+
 def test_what_the_user_changed_is_neither_overwritten_nor_removed(web_ui: Path) -> None:
     host = host_in(web_ui)
     install(host)
@@ -119,8 +135,10 @@ def test_portable_builds_and_other_folders(web_ui: Path, tmp_path: Path) -> None
     with pytest.raises(BadInput, match="no folder"):
         host_in(tmp_path / "nowhere")
     (portable / "user_data").rename(tmp_path / "elsewhere")
-    with pytest.raises(BadInput, match="--user-data-dir"):
+    with pytest.raises(BadInput, match="has no user_data folder"):
         host_in(portable)
+    with pytest.raises(BadInput, match=r"There is no folder .*misspelt"):
+        host_in(portable, tmp_path / "misspelt")
     assert host_in(portable, tmp_path / "elsewhere").user_data == tmp_path / "elsewhere"
 
 
