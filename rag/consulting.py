@@ -59,7 +59,8 @@ class Consulted:
         if not found:
             return ""
         lines = [
-            f"[{cited.number}] {PurePath(document_name(cited.file)).name}, {cited.place}: “{_short(cited.quote)}”"
+            f"[{cited.number}] "
+            + _no_link(f"{PurePath(document_name(cited.file)).name}, {cited.place}: “{_short(cited.quote)}”")
             for cited in found
         ]
         return "\n".join([f"\n\n{self.words.sources_heading}", *lines])
@@ -120,6 +121,12 @@ def without_sources(reply: str) -> str:
 
 _HEADINGS = "|".join(re.escape(words.sources_heading) for words in (prompts.ENGLISH, prompts.CHINESE))
 _WRITTEN = re.compile(rf"\n\n(?:{_HEADINGS})(?:\n\[\d+\] [^\n]*)+\s*\Z")
+
+
+def _no_link(text: str) -> str:
+    """Text in which Markdown sees no link and no image: pages render replies, and a document could bring an address
+    that runs a script, or one that tells its owner who reads it."""
+    return text.replace("](", "]\u200b(")
 
 
 def _short(quote: str) -> str:

@@ -142,6 +142,23 @@ def test_sources_are_shown_once_and_escaped(script: Any, host: FakeHost, files: 
     assert "<img" not in panels.looked_up(script._extension.documents.last[None])
 
 
+def test_a_source_brings_no_link_into_the_page(script: Any, host: FakeHost, tmp_path: Path) -> None:
+    markdown = pytest.importorskip("markdown")
+    evil = tmp_path / "[x](javascript:alert).txt"
+    evil.write_text("An alpaca weighs ![p](http://evil.example/p.png) sixty kilograms.", encoding="utf-8")
+    list(script._extension.documents.upload("webui", [str(evil)]))
+    for written in (False, True):
+        script._extension.set(write_sources=written)
+        state = state_of(host)
+        prompt = prompt_of(script, "How many kilograms does an alpaca weigh?", state)
+        host.replies = ["Sixty kilograms [1]."]
+        reply = list(script.custom_generate_reply(prompt, prompt, state, None, is_chat=True))[-1]
+        page = markdown.markdown(script.output_modifier(reply, state, is_chat=True))  # as the host makes it
+        assert "sixty kilograms" in page
+        assert "<a " not in page
+        assert "<img" not in page
+
+
 def test_sources_become_a_part_of_the_reply_where_that_is_wanted(script: Any, host: FakeHost) -> None:
     script._extension.set(write_sources=True)
     state = state_of(host)
