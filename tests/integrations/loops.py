@@ -54,12 +54,12 @@ class Ticks:
 
     @property
     def steady(self) -> bool:
-        """Half of the ticks that an idle loop makes, 50 a second, but for one pause of a quarter of a second.
+        """A fifth of the ticks that an idle loop makes, 20 a second, but for pauses of half a second in all.
 
-        The machine that tests run on may be busy: what happens within 0.2 s says nothing. A loop that waits for the
-        model makes no tick at all, and the tests' answers are endless.
+        The machine that tests run on may be busy, so how many there are says little. A loop that waits for the model
+        makes no tick at all, and the tests' answers are endless.
         """
-        return self.count >= 50 * (self.seconds - 0.25)
+        return self.count >= 20 * (self.seconds - 0.5)
 
 
 @asynccontextmanager
