@@ -114,9 +114,13 @@ def test_what_the_rank_and_the_kind_leave_out_is_said(
     model.save_pretrained(tmp_path / "tuned")
     narrow = extract_lora(base, tmp_path / "tuned", tmp_path / "narrow", rank=4)
     whole = extract_lora(base, tmp_path / "tuned", tmp_path / "whole", rank=100)
+    before, after = transformers_model(base).state_dict(), model.state_dict()
+    changes = [after[name] - before[name] for name in before if ".layers." in name and before[name].ndim == 2]
+    shares = [torch.linalg.svdvals(change).square() for change in changes]  # the exact decomposition
+    best = sum(float(share[:4].sum()) for share in shares) / sum(float(share.sum()) for share in shares)
+    assert 0.97 * best < narrow.kept <= best * (1 + 1e-4)
     assert narrow.kept < 0.5 and whole.kept == pytest.approx(1.0, abs=1e-5)
-    best = torch.linalg.svdvals(model.state_dict()["model.layers.0.mlp.up_proj.weight"] - 0.0)
-    assert best.numel() == 64 and "lm_head.weight" in narrow.left_out and "model.norm.weight" in narrow.left_out
+    assert "lm_head.weight" in narrow.left_out and "model.norm.weight" in narrow.left_out
     assert main(["extract-lora", str(base), str(tmp_path / "tuned"), str(tmp_path / "said"), "--rank", "4"]) == 0
     assert "Not in the adapter" in capsys.readouterr().err
     assert main(["extract-lora", str(base), str(base), str(tmp_path / "none")]) == 2
