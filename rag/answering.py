@@ -21,12 +21,13 @@ from .answers import Answer, AnswerDelta, ChatModel, Event, choose, together
 from .citations import Citation, Marks
 from .filters import Filters
 from .fitting import Window
-from .hits import Hit
+from .hits import Hit, filled
 from .interruptible import Interruptible
 from .library import Library
 from .prompts import Wording, wording
 from .reranking import Reranker
 from .retrieval import Found
+from .splitting import TARGET
 from .terms import language_of
 
 MODES = ("auto", "stuff", "refine", "map_reduce", "extract")
@@ -155,7 +156,7 @@ class _Asking:
         self._understand()
         wanted = self.k * (MANY if self.mode in ("refine", "map_reduce") else 1)
         wanted = max(wanted, extract.PASSAGES)
-        search = self.library.find(self.question, wanted, filters=self.filters, rerank=self.rerank)
+        search = self.library.find(self.question, wanted, filters=self.filters, rerank=self.rerank, fill=False)
         if search.pending:
             self.notes.append(self.words.only_keywords.format(pending=search.pending, passages=search.passages))
         if self.abstain and not search.answerable:
@@ -196,7 +197,8 @@ class _Asking:
     def _extract(self, hits: Sequence[Hit], weights: Mapping[str, float]) -> Iterator[Event]:
         """The best sentences, word for word, a line each."""
         nearness = self.library.nearness(self.question)
-        quoted = extract.quotes(self.question, hits, weights, nearness=nearness)
+        whole = [filled(self.library.store, hit, TARGET) for hit in hits[: extract.PASSAGES]]
+        quoted = extract.quotes(self.question, whole, weights, nearness=nearness)
         lines = [f"{' '.join(quote.text.split())} [{number}]" for number, quote in enumerate(quoted, 1)]
         for number, line in enumerate(lines):
             yield AnswerDelta(line if number == 0 else f"\n{line}")

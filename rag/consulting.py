@@ -88,7 +88,7 @@ def consult(
     language = language_of(question) or "en"
     words = wording(language)
     whole = make_whole(question.strip(), history)
-    found = library.find(whole, k)
+    found = library.find(whole, k, fill=False)
     if not (always or found.answerable or found.nearly):
         return Consulted(whole, hits=found.hits, reason=words.refused, language=language)
     hits = found.hits

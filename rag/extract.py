@@ -82,7 +82,11 @@ def _order(quote: Quote) -> tuple[float, int, int]:
 
 
 def _score(question: str, hits: Sequence[Hit], weights: Mapping[str, float]) -> list[Quote]:
-    spans = [(hit, hit.start + start, hit.start + end) for hit in hits for start, end in sentences(hit.text)]
+    once: dict[tuple[str, int], tuple[Hit, int, int]] = {}  # what two passages show belongs to the better one
+    for hit in hits:
+        for start, end in sentences(hit.text):
+            once.setdefault((hit.file, hit.start + end), (hit, hit.start + start, hit.start + end))
+    spans = list(once.values())
     said = [span for span in spans if _says_something(span[0].text[span[1] - span[0].start : span[2] - span[0].start])]
     spans = said or spans
     folded = [fold(hit.text[start - hit.start : end - hit.start]) for hit, start, end in spans]

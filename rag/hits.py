@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .paths import place_of
+from .sentences import sentences
 from .store import Store
 
 
@@ -72,24 +73,58 @@ def passages(store: Store, path: str) -> list[Hit]:
     return [hit_of(row) for row in rows]
 
 
+def filled(store: Store, hit: Hit, most: int) -> Hit:
+    """The hit filled up with sentences of its section around it, first those before, up to `most` characters in all.
+
+    An answer may begin in one passage and end in the next, and a sentence may lean on the one before it.
+    """
+    parts = [part for part in _around(store, hit, 1) if part[1].headings == hit.headings]
+    if not parts:
+        return hit
+    wide = _joined(hit, parts)
+    start, end = hit.start, hit.end
+    spans = [(wide.start + first, wide.start + last) for first, last in sentences(wide.text)]
+    for first, _ in reversed([span for span in spans if span[1] <= hit.start]):
+        if end - first > most:
+            break
+        start = first
+    for _, last in (span for span in spans if span[0] >= hit.end):
+        if last - start > most:
+            break
+        end = last
+    text = wide.text[start - wide.start : end - wide.start]
+    turns = tuple(turn for turn in wide.pages if start < turn[0] < end)
+    page, line = wide.page_at(start), wide.line_at(start)
+    return replace(wide, text=text, page=page, line=line, start=start, end=end, pages=turns)
+
+
 def widen(store: Store, hit: Hit, count: int) -> Hit:
     """The hit with `count` passages before and after it, as one run of the document's text (an archive's member's)."""
+    parts = _around(store, hit, count)
+    return _joined(hit, parts) if parts else hit
+
+
+def _around(store: Store, hit: Hit, count: int) -> list[tuple[str, Hit]]:
+    """(what stands before it, passage) for the hit's own passage and `count` on either side; none if it is gone."""
     with store.read() as reading:
         rows = reading.execute(
             f"{SELECT} JOIN passages m ON m.file = p.file WHERE m.id = ? AND abs(p.position - m.position) <= ?"
             " ORDER BY p.position",
             (hit.passage_id, count),
         ).fetchall()
-    if not rows:
-        return hit
-    rows = [row for row in rows if hit_of(row).member == hit.member]
-    parts = [hit_of(row) for row in rows]
-    text = parts[0].text + "".join(row[13] + row[1] for row in rows[1:])
+    parts = [(row[13], hit_of(row)) for row in rows]
+    return [part for part in parts if part[1].member == hit.member]
+
+
+def _joined(hit: Hit, parts: Sequence[tuple[str, Hit]]) -> Hit:
+    """Passages that follow each other as one hit."""
+    first, last = parts[0][1], parts[-1][1]
+    text = first.text + "".join(gap + part.text for gap, part in parts[1:])
     pages: list[tuple[int, str]] = []
-    for part in parts:
+    for _, part in parts:
         turns = [(part.start, part.page or ""), *part.pages]
-        pages += [turn for turn in turns if turn[1] != (pages[-1][1] if pages else parts[0].page or "")]
+        pages += [turn for turn in turns if turn[1] != (pages[-1][1] if pages else first.page or "")]
     return replace(
-        parts[0], passage_id=hit.passage_id, text=text, end=parts[-1].end, pages=tuple(pages), score=hit.score,
-        explain=hit.explain,
+        first, passage_id=hit.passage_id, text=text, end=last.end, pages=tuple(pages), score=hit.score,
+        explain=hit.explain, language=hit.language,
     )  # fmt: skip

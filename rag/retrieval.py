@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from ..core.errors import BadInput
 from .filters import Filters
-from .hits import Hit, widen
+from .hits import Hit, filled, widen
 from .pool import CANDIDATES, Pool
 from .reranking import RERANKED, Reranker, load_reranker
+from .splitting import TARGET
 
 if TYPE_CHECKING:
     from .library import Library
@@ -53,15 +54,18 @@ def find(
     merge: bool = True,
     across: bool = True,
     neighbours: int = 0,
+    fill: bool = True,
     rerank: str | Reranker | None = None,
 ) -> Found:
     """The `k` passages that answer `query` best, best first; fewer where the library or the filter has fewer.
 
     `merge` shows passages of nearly the same text once. `across` keeps the seats from the sixth on for passages in
-    other languages than the question's, as far as there are any. `neighbours` widens each hit by so many passages
-    before and after it. `rerank` names a cross-encoder that orders the first passages anew (whether the library seems
-    to have an answer is told without it). Vectors that are not computed yet are simply not used. Raises `BadInput` for
-    an empty question, an empty library, an unknown mode, k below 1, neighbours below 0.
+    other languages than the question's, as far as there are any. `fill` makes a short hit a full passage with
+    sentences around it, for people to read; a prompt is better without. `neighbours` widens each by so many passages
+    on either side instead. `rerank` names a
+    cross-encoder that orders the first passages anew (whether the library seems to have an answer is told without it).
+    Vectors that are not computed yet are simply not used. Raises `BadInput` for an empty question, an empty library,
+    an unknown mode, k below 1, neighbours below 0.
     """
     from .calibration import MARGINS, threshold
 
@@ -79,8 +83,12 @@ def find(
         hits = pool.hits(max(k, RERANKED) if reranker else k, merge, across)
         if reranker:
             hits = reorder(reranker, query, hits)[:k]
+        if neighbours:
+            hits = [widen(library.store, hit, neighbours) for hit in hits]
+        elif fill:
+            hits = [filled(library.store, hit, TARGET) for hit in hits]
         return Found(
-            [widen(library.store, hit, neighbours) for hit in hits] if neighbours else hits,
+            hits,
             pool.question.weights,
             pool.best,
             least,

@@ -83,7 +83,8 @@ class HanpacaRetriever(BaseRetriever):
     def _search(self, changed: dict[str, Any]) -> dict[str, Any]:
         own = {"k": self.k, "mode": self.mode, "filters": self.filters}
         refuse_unknown(f"one call of {type(self).__name__}", changed, own)
-        return {**own, **changed}
+        # for prompts, in which what stands around a passage distracts small models
+        return {**own, **changed, "fill": False}
 
 
 def to_document(hit: Hit) -> Document:

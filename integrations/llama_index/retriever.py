@@ -66,7 +66,8 @@ class HanpacaRetriever(BaseRetriever):
         return opened[1]
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        hits = self.opened.search(query_bundle.query_str, k=self.k, mode=self.mode, filters=self.filters)
+        # for prompts, in which what stands around a passage distracts small models
+        hits = self.opened.search(query_bundle.query_str, self.k, self.mode, self.filters, fill=False)
         return [to_node(hit) for hit in hits]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:

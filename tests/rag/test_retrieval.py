@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanpaca.core.errors import BadInput
-from hanpaca.rag import Filters, Library
+from hanpaca.rag import Filters, Library, answer
 from hanpaca.rag.evaluation import evaluate, read_questions
 from hanpaca.rag.names import library_folder, library_names
 from hanpaca.rag.pool import Pool
+from hanpaca.rag.splitting import TARGET
 from hanpaca.rag.terms import _to_simplified, fold, language_of, terms
 
 SENTENCES = [
@@ -92,6 +93,22 @@ def test_neighbours_are_one_run_of_the_document(library: Library) -> None:
     narrow, wide = (library.search("棋的来历", k=1, neighbours=count)[0] for count in (0, 1))
     assert wide.start < narrow.start and wide.end > narrow.end
     assert text[wide.start : wide.end] == wide.text
+
+
+def test_an_answer_across_two_passages_is_shown_whole(tmp_path: Path) -> None:
+    before = "高原上的天气变化很快。" * 32 + "那里的人把羊驼叫做云的孩子，"
+    after = "因为它们的毛又白又软。\n\n" + "羊驼每年春天剪一次毛，剪下的毛用来织布。" * 12
+    text = before + after
+    with Library.open(tmp_path) as own:
+        own.add_text(text, "高原", embed=False)
+        hits = own.search("羊驼每年什么时候剪毛？", k=5, merge=False)
+        quoted = answer(own, None, "羊驼每年什么时候剪毛？", abstain=False).citations
+        own_passages = {passage.passage_id: passage for passage in own.passages("高原")}
+    assert all(text[hit.start : hit.end] == hit.text and len(hit.text) <= TARGET for hit in hits)
+    assert all(hit.text.find(own_passages[hit.passage_id].text) >= 0 for hit in hits)
+    assert not any("云的孩子" in part.text and "剪一次毛" in part.text for part in own_passages.values())
+    assert any("云的孩子" in hit.text and "剪一次毛" in hit.text for hit in hits)
+    assert len({(one.start, one.end) for one in quoted}) == len(quoted), "a sentence is quoted once"
 
 
 def test_seats_for_other_languages(library: Library) -> None:
