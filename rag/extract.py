@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from .hits import Hit
 from .sentences import sentences
-from .terms import fold, is_han, terms
+from .terms import fold, is_han, joined, question_terms, subject, terms
 
 QUOTES = 3
 """How many sentences answer a question."""
@@ -87,17 +87,17 @@ def _score(question: str, hits: Sequence[Hit], weights: Mapping[str, float]) -> 
         for start, end in sentences(hit.text):
             once.setdefault((hit.file, hit.start + end), (hit, hit.start + start, hit.start + end))
     spans = list(once.values())
-    said = [span for span in spans if _says_something(span[0].text[span[1] - span[0].start : span[2] - span[0].start])]
-    spans = said or spans
-    folded = [fold(hit.text[start - hit.start : end - hit.start]) for hit, start, end in spans]
+    spans = [span for span in spans if _says_something(_text(*span), span[0])] or spans
+    spans = list({_said(_text(*span)): span for span in reversed(spans)}.values())[::-1]  # two documents, one sentence
+    folded = [fold(_text(*span)) for span in spans]
     groups = [hit.passage_id for hit, _, _ in spans]
-    wanted = list(dict.fromkeys(terms(question)))
-    held = [set(terms(text)) for text in folded]
+    wanted = question_terms(question)
+    held = [{*terms(text), *terms(joined(text))} for text in folded]
     unknown = max(weights.values(), default=1.0)
     library = _shares({term: weights.get(term, unknown) for term in wanted}, held, groups)
     local = _shares(_rarity(wanted, held), held, groups)
     characters = [set(text) for text in folded]
-    single = _shares(_rarity(sorted(set(filter(is_han, fold(question)))), characters), characters, groups)
+    single = _shares(_rarity(sorted(set(filter(is_han, subject(question)))), characters), characters, groups)
     asked = _asked(question)
     best = max((hit.score for hit in hits), default=0.0)
     return [
@@ -110,10 +110,19 @@ def _score(question: str, hits: Sequence[Hit], weights: Mapping[str, float]) -> 
     ]  # fmt: skip
 
 
-def _says_something(text: str) -> bool:
-    """Not a Markdown heading, a line of a tree, or a number by itself."""
+def _text(hit: Hit, start: int, end: int) -> str:
+    return hit.text[start - hit.start : end - hit.start]
+
+
+def _said(text: str) -> str:
+    """A text without what differs between formats: spaces, quotation marks, bullets."""
+    return "".join(filter(str.isalnum, fold(text))) or text
+
+
+def _says_something(text: str, hit: Hit) -> bool:
+    """Not a heading, a line of a tree, or a number by itself."""
     letters = sum(map(str.isalpha, text))
-    return not _BARE.match(text) and (letters >= FEWEST or sum(map(is_han, text)) >= 2)
+    return not _BARE.match(text) and text not in hit.headings and (letters >= FEWEST or sum(map(is_han, text)) >= 2)
 
 
 def _rarity(wanted: Sequence[str], held: Sequence[set[str]]) -> dict[str, float]:

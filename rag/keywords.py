@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .store import placeholders
-from .terms import is_cjk, terms, words
+from .terms import PARTICLE, is_cjk, joined, question_terms, terms, words
 
 COMMON = 0.1
 """In a library of some size, a term in more passages than this share is not searched for: it says little."""
@@ -44,7 +44,7 @@ def weigh(reading: sqlite3.Connection, text: str, passages: int, words: Sequence
     """Look up how rare each term of a question is among so many passages; `words` are further ones, of characters."""
     weights: dict[str, float] = {}
     total, frequencies = 0.0, {}
-    for term in dict.fromkeys([*terms(text)[: 4 * _MOST_TERMS], *words]):
+    for term in dict.fromkeys([*question_terms(text)[: 4 * _MOST_TERMS], *words]):
         frequency = _frequency(reading, term)
         weight = math.log(1 + (passages - frequency + 0.5) / (frequency + 0.5))
         total += weight
@@ -119,12 +119,12 @@ class _Counts:
     """How often terms occur in a folded text."""
 
     def __init__(self, folded: str) -> None:
-        self._folded = folded
+        self._folded, self._joined = folded, joined(folded)
         self._words: Counter[str] | None = None
 
     def __getitem__(self, term: str) -> int:
         if is_cjk(term):
-            return self._folded.count(term)
+            return (self._folded if PARTICLE in term else self._joined).count(term)
         if self._words is None:
             self._words = Counter(words(self._folded))
         return self._words[term]

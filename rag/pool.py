@@ -24,7 +24,7 @@ from .indexing import keywords_context
 from .seats import Seats
 from .segmentation import long_words
 from .store import placeholders
-from .terms import FUNCTION_TERMS, fold, is_han, language_of
+from .terms import FUNCTION_TERMS, fold, is_han, language_of, subject
 from .vector_rows import GROUPS, group_of
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Pool:
         self._least_cosine = min(self.cosines.values(), default=0.0)
         self._load(list(dict.fromkeys([*found, *self.cosines])))
         self.words = self._words() if mode != "vectors" else {}
-        self.characters = _shares(set(filter(is_han, fold(query))), self.folded) if mode != "vectors" else {}
+        self.characters = _shares(set(filter(is_han, subject(query))), self.folded) if mode != "vectors" else {}
         self.scores = {number: self._score(number, mode) for number in self.rows}
 
     def _add_cosines(

@@ -37,7 +37,8 @@ class Seats:
 
 
 def _pairs(text: str) -> frozenset[str]:
-    return frozenset(text[at : at + 2] for at in range(len(text) - 1))
+    said = "".join(filter(str.isalnum, text))  # a book as HTML and as PDF differs in spaces, quotes and bullets
+    return frozenset(said[at : at + 2] for at in range(len(said) - 1))
 
 
 def _alike(one: frozenset[str], other: frozenset[str]) -> bool:

@@ -33,6 +33,15 @@ where which while who whom whose why will with would you your
 """
 FUNCTION_TERMS = frozenset(_FUNCTION_TERMS.split())
 """Terms that say nothing of what a question is about."""
+PARTICLE = "的"
+"""Chinese may leave it out (安装的软件, 安装软件), so the pair across it is a pair too."""
+_HOW = re.compile(
+    r"(?:请问)?(?:我们?)?(?:应该?)?(?:如何|怎样|怎么样?)(?:才能|才可以|能够?|可以)?"
+    r"(?:查看|看到|得知|知道|了解)?"
+    r"|\bhow (?:do|can|could|should|would|to)\b(?: (?:i|you|we|one)\b)?"
+    r"(?: (?:see|view|know|tell|find out)\b)?"
+)
+"""How a question asks for a way: a manual that says what a command lists or shows seldom says that one sees it."""
 _VARIANTS = {"裏": "里", "著": "着", "妳": "你", "祂": "他", "牠": "它", "佔": "占", "週": "周", "註": "注", "臺": "台"}
 """Forms that depend on the word and so are missing in a table of single characters; search may merge them."""
 
@@ -93,6 +102,32 @@ def terms(text: str) -> list[str]:
         else:
             found.extend(run[at : at + 2] for at in range(len(run) - 1))
     return found
+
+
+def subject(question: str) -> str:
+    """A question, folded, without the words that ask how.
+
+    >>> subject("如何查看已安装的软件？"), subject("How do I list files?"), subject("怎么样")
+    (' 已安装的软件?', '  list files?', '怎么样')
+    """
+    folded = fold(question)
+    rest = _HOW.sub(" ", folded)
+    return rest if any(map(str.isalnum, rest)) else folded
+
+
+def question_terms(question: str) -> list[str]:
+    """The different terms to look for.
+
+    >>> question_terms("如何查看安装的软件")
+    ['安装', '装的', '的软', '软件', '装软']
+    """
+    about = subject(question)
+    return list(dict.fromkeys([*terms(about), *terms(joined(about))]))
+
+
+def joined(folded: str) -> str:
+    """A folded text without the particle that Chinese may leave out."""
+    return folded.replace(PARTICLE, "")
 
 
 def words(folded: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Document question-answering in figures: search, abstention, quotations, generated answers, ingestion, speed, memory.
 
-    python tests/benchmarks/documents.py [--data DIR] [--json]
+    python tests/benchmarks/documents.py [--data DIR] [--library FOLDER] [--json]
         [--only quality,generated,ingestion,embedding,speed,memory]
 
 The collection of `quality` and `generated` is the documents and distractors of `qa/dev` with the bundled embedder; the
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from _report import Report
-from retrieval_quality import fill, first_hit, recall, rows
+from retrieval_quality import collection, fill, first_hit, recall, rows
 
 from hanpaca.rag import Library, answer, extract
 from hanpaca.rag.embedding import load_embedder
@@ -39,8 +39,7 @@ LARGE = 100_000
 def quality(data: Path, report: Report) -> None:
     """Search, abstention, quotations."""
     questions, unanswerable = rows(data, "questions"), rows(data, "unanswerable")
-    with tempfile.TemporaryDirectory() as folder, Library.open(folder) as library:
-        fill(library, rows(data, "documents") + rows(data, "distractors"))
+    with collection(data, report.options.library) as library:
         found = recall(library, questions)
         report.check("R@5", found["all"][5], least=0.99)
         report.check("R@1", found["all"][1], least=0.88)
@@ -292,6 +291,7 @@ def main() -> int:
     """Run the sections that were asked for."""
     report = Report("documents", "Document question-answering in figures.")
     report.parser.add_argument("--only", default=",".join(SECTIONS), help=f"some of {', '.join(SECTIONS)}")
+    report.parser.add_argument("--library", type=Path, help="keep the library of `quality` in this folder")
     given = report.parse()
     wanted = given.only.split(",")
     if unknown := set(wanted) - SECTIONS.keys():

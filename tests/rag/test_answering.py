@@ -238,6 +238,16 @@ def test_headings_and_numbers_are_not_quoted(tmp_path: Path) -> None:
     assert [citation.quote for citation in found.citations] == ["Q4_K is the type to choose first."]
 
 
+def test_a_sentence_of_two_documents_is_quoted_once(tmp_path: Path) -> None:
+    """A book as a web page and as a PDF: bullets and quotation marks differ."""
+    told = ("- 用 “apt list” 命令列出已安装的软件包。", "• 用”apt list”命令列出已安装的软件包。")
+    with Library.open(tmp_path) as small:
+        for name, line, rest in zip("ab", told, ("羊驼住在高原上。" * 9, "河流每年十月带来泥土。" * 9), strict=True):
+            small.add_text(f"{line}\n\n{rest}", name)
+        found = answer(small, None, "如何列出已安装的软件包？", abstain=False)
+    assert sum("apt list" in citation.quote for citation in found.citations) == 1
+
+
 def test_a_question_about_something_else_is_refused_before_the_model(library: Library) -> None:
     model = Scripted("x")
     found = answer(library, model, "Wie funktioniert Quantenverschränkung?")

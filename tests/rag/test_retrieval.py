@@ -75,6 +75,14 @@ def test_nearly_the_same_text_is_shown_once(library: Library) -> None:
     assert len([hit for hit in library.search("羊驼住在哪里？", k=5, merge=False) if "羊驼" in hit.text]) == 2
 
 
+def test_one_page_in_two_formats_is_shown_once(tmp_path: Path) -> None:
+    page = "- 按下 “l”，限制 显示。\n- 按下 “m”，标记 软件包。\n- 退出 aptitude 程序。\n- 以 root 执行 “apt” 命令。"
+    with Library.open(tmp_path) as own:
+        own.add_text(page, "html", embed=False)
+        own.add_text(page.replace("-", "•").replace(" “", "”").replace("” ", "”").replace(" ", ""), "pdf", embed=False)
+        assert len(own.search("怎样标记软件包？")) == 1
+
+
 def test_files_that_say_the_same_count_as_one_in_calibration(library: Library) -> None:
     """A book in two formats would else look as if the questions that it answers had no answers."""
     names = {number: Path(path).name for number, path in library.store.connection.execute("SELECT id, path FROM files")}
@@ -109,6 +117,16 @@ def test_an_answer_across_two_passages_is_shown_whole(tmp_path: Path) -> None:
     assert not any("云的孩子" in part.text and "剪一次毛" in part.text for part in own_passages.values())
     assert any("云的孩子" in hit.text and "剪一次毛" in hit.text for hit in hits)
     assert len({(one.start, one.end) for one in quoted}) == len(quoted), "a sentence is quoted once"
+
+
+def test_how_a_question_asks_is_not_searched_for(tmp_path: Path) -> None:
+    """The particle that Chinese may leave out counts little on either side."""
+    with Library.open(tmp_path) as own:
+        own.add_text("如何查看天气，是很多人都会问的。", "asks", embed=False)
+        own.add_text("dpkg -l | 列出已安装软件包的清单", "tells", embed=False)
+        assert own.search("如何查看已安装的软件包清单？", mode="keywords")[0].file == "tells"
+        found = own.find("如何查看已安装的软件包清单？").weights
+    assert {"如何", "查看"}.isdisjoint(found) and "装软" in found
 
 
 def test_seats_for_other_languages(library: Library) -> None:
