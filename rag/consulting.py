@@ -111,7 +111,8 @@ def _shown(hits: Sequence[Hit]) -> str:
 
 
 def without_sources(reply: str) -> str:
-    """A reply without the sources that `Consulted.written` put under it: the next prompt needs the answer alone.
+    """A reply without the sources that `Consulted.written` put under it: the next prompt needs the answer alone. What
+    somebody wrote after them stays, and so does a list that is not ours.
 
     >>> without_sources("Yes [1].\\n\\nSources:\\n[1] a.txt, line 1: “It is.”")
     'Yes [1].'
@@ -119,8 +120,16 @@ def without_sources(reply: str) -> str:
     return _WRITTEN.sub("", reply)
 
 
+class Sourced(str):
+    """A reply that may end with its sources. What is added goes on from the answer, in front of which they would stand:
+    a host that continues a reply adds to it, and the sources are written anew at the end."""
+
+    def __add__(self, more: str) -> str:
+        return f"{without_sources(self)}{more}"
+
+
 _HEADINGS = "|".join(re.escape(words.sources_heading) for words in (prompts.ENGLISH, prompts.CHINESE))
-_WRITTEN = re.compile(rf"\n\n(?:{_HEADINGS})(?:\n\[\d+\] [^\n]*)+\s*\Z")
+_WRITTEN = re.compile(rf"\n\n(?:{_HEADINGS})(?:\n\[\d+\] [^\n]*: “[^\n]*”)+")
 
 
 def _no_link(text: str) -> str:

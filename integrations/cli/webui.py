@@ -40,7 +40,7 @@ def run(argv: list[str]) -> int:
     else:
         _print(found.action, report)
     whole = report.installed and report.template and report.entry
-    return 0 if whole or found.action != "status" else 1
+    return 0 if whole else {"install": 2, "status": 1, "remove": 0}[found.action]
 
 
 def _print(action: str, report: object) -> None:

@@ -249,8 +249,9 @@ class Backend:
         model, stand_in = self.model, self._stand_in or LlamaServer(self)
         tokens, room = self._fit(model, self.tokens(prompt, state), state)
         stops = stop_strings(stopping_strings, state.get("custom_stopping_strings"))
+        before = self.ignored
         sampling, self.ignored = sampling_of(state, max_tokens=room, stop=stops, vocabulary=model.engine.vocabulary)
-        if self.ignored:
+        if self.ignored and self.ignored != before:
             host.log.warning("Hanpaca's engine does not have these settings: %s", ", ".join(self.ignored))
         stand_in.last_prompt_token_count = len(tokens)
         stand_in.last_completion_token_count = 0

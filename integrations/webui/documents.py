@@ -8,8 +8,10 @@ so the API gets no documents there.
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,6 +28,10 @@ from . import host
 
 LOOK_SECONDS = 0.3
 """How often progress is shown."""
+MOST_SESSIONS = 32
+"""Pages without a login whose documents are kept at the same time; beyond them the one that was idle longest goes."""
+IDLE_SECONDS = 24 * 3600.0
+"""After which a page's documents go."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ class Documents:
         """What was looked up last, by user."""
         self._libraries: dict[Path, Library] = {}
         self._sessions: tempfile.TemporaryDirectory[str] | None = None
+        self._seen: dict[Path, tuple[str, float]] = {}
+        """A session's folder → whose it is, and when it was used last; the latest last."""
         self._lock = threading.Lock()
 
     def owner(self) -> str | None:
@@ -61,6 +69,7 @@ class Documents:
                 raise BadInput("Under --multi-user documents belong to a page's user.", "Use them from the page.")
             return None
         with self._lock:
+            self._drop_idle()
             if folder not in self._libraries:
                 if not create and not (folder / DATABASE).is_file():
                     return None
@@ -82,7 +91,22 @@ class Documents:
         with self._lock:
             if self._sessions is None:
                 self._sessions = tempfile.TemporaryDirectory(prefix="hanpaca-webui-", ignore_cleanup_errors=True)
-        return Path(self._sessions.name) / hashlib.sha256(owner.encode()).hexdigest()[:32]
+            folder = Path(self._sessions.name) / hashlib.sha256(owner.encode()).hexdigest()[:32]
+            self._seen.pop(folder, None)
+            self._seen[folder] = owner, time.monotonic()
+        return folder
+
+    def _drop_idle(self) -> None:
+        """Close and delete what pages left behind: nobody tells when one is closed."""
+        now = time.monotonic()
+        for folder, (owner, used) in list(self._seen.items()):
+            if len(self._seen) <= MOST_SESSIONS and now - used < IDLE_SECONDS:
+                return
+            del self._seen[folder]
+            self.last.pop(owner, None)
+            if library := self._libraries.pop(folder, None):
+                library.close()
+            shutil.rmtree(folder, ignore_errors=True)
 
     # -- files -----------------------------------------------------------------------------------------------------
 
@@ -142,6 +166,7 @@ class Documents:
             for library in self._libraries.values():
                 library.close()
             self._libraries.clear()
+            self._seen.clear()
             if self._sessions is not None:
                 self._sessions.cleanup()
                 self._sessions = None

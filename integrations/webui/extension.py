@@ -12,7 +12,7 @@ from typing import Any
 
 from ...core.chat import Message
 from ...core.errors import HanpacaError
-from ...rag.consulting import Consulted, consult, without_sources
+from ...rag.consulting import Consulted, Sourced, consult, without_sources
 from . import host
 from .backend import Backend
 from .documents import Documents
@@ -29,7 +29,7 @@ WHOLE = 2**31
 class Extension:
     """What script.py calls."""
 
-    HOOKS = ("custom_generate_reply", "custom_generate_chat_prompt", "output_modifier")
+    HOOKS = ("custom_generate_reply", "custom_generate_chat_prompt", "output_modifier", "history_modifier")
 
     def __init__(self) -> None:
         self.backend = Backend()
@@ -73,7 +73,7 @@ class Extension:
     def hook(self, name: str) -> Callable[..., Any] | None:
         """The hook, where it is wanted now: the host asks one extension only, and ours stands aside when idle."""
         with_documents = self.uses_documents()
-        wanted = with_documents if name == "output_modifier" else with_documents or self.backend.active
+        wanted = with_documents or (self.backend.active and name.startswith("custom_"))
         found: Callable[..., Any] = getattr(self, name)
         return found if wanted else None
 
@@ -116,7 +116,11 @@ class Extension:
         if record is None or not record.used:
             yield from replies
             return
-        yield from self._checked(replies, record, stop_strings(stopping_strings, state["custom_stopping_strings"]))
+        try:
+            stops = stop_strings(stopping_strings, state["custom_stopping_strings"])
+        except HanpacaError as error:
+            raise host.told(error) from error
+        yield from self._checked(replies, record, stops)
 
     def output_modifier(self, string: str, state: dict[str, Any], is_chat: bool = False) -> str:
         """The reply as the page shows it, with its sources under it, unless they are a part of it."""
@@ -124,6 +128,15 @@ class Extension:
         if not is_chat or record is None or self.settings.write_sources:
             return string
         return string + html.escape(record.written())
+
+    def history_modifier(self, history: dict[str, Any]) -> dict[str, Any]:
+        """The host's own copy of the history, whose last reply is continued in front of its sources."""
+        for kind in ("internal", "visible"):
+            if rows := history.get(kind):
+                last = list(rows[-1])
+                last[1] = Sourced(last[1])
+                history[kind] = [*rows[:-1], last]
+        return history
 
     # -- documents in prompts ------------------------------------------------------------------------------------------
 

@@ -1,19 +1,20 @@
 """Putting the extension into a host's folder, saying how it stands, and taking it out again. Touches no running host.
 
-Nothing of the user's is overwritten: a file that differs from ours stays, and is named. What is put into
-`config-user.yaml` stands in front of the user's own entries, which therefore win, and leaves their text as it is.
+Nothing of the user's is overwritten: a file that is not as some version of ours wrote it stays, and is named; what was
+written is remembered by its digest (`files`). What is put into `config-user.yaml` stands in front of the user's own
+entries, which therefore win, and leaves their text as it is.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import BadInput
+from .files import MANIFEST, digest, disk_errors_told, name_of, remember, same, sweep, write_whole, written
 from .template import FILE, FOLDER, NAME
 
 EXTENSION = "hanpaca"
@@ -87,56 +88,87 @@ def status(host: Host) -> Report:
     """How the extension stands in a host."""
     return Report(
         folder=str(host.extension),
-        installed=all(_same(FOLDER / name, host.extension / name) for name in FILES),
-        template=_same(FILE, host.template),
+        installed=all(same(FOLDER / name, host.extension / name) for name in FILES),
+        template=same(FILE, host.template),
         entry=_has_entry(host),
     )
 
 
 def install(host: Host) -> Report:
-    """Put the extension's folder, the prompt template and its entry in place; what is there already stays."""
+    """Put the extension's folder, the prompt template and its entry in place, or bring them to this version; what
+    somebody changed stays. Raises `BadInput` where files cannot be written: those that were new are taken back."""
     done: list[str] = []
     kept: list[str] = []
-    pairs = [(FOLDER / name, host.extension / name) for name in FILES] + [(FILE, host.template)]
-    for ours, there in pairs:
-        if _same(ours, there):
-            continue
-        if there.exists() or there.is_symlink():
-            kept.append(f"{there} differs from this version's. Move it away and install again to have the new one.")
-            continue
-        there.parent.mkdir(parents=True, exist_ok=True)
-        _write(there, ours.read_bytes())
-        done.append(f"wrote {there}")
-    if not _has_entry(host):
-        (done if _add_entry(host) else kept).append(_entry_told(host))
+    new: list[Path] = []
+    known = written(host.extension)
+    with disk_errors_told(new):
+        for ours, there in _pairs(host):
+            if same(ours, there):
+                continue
+            present = there.exists() or there.is_symlink()
+            if present and not _as_written(there, known):
+                kept.append(f"{there} was changed, and stays. Move it away and install again to have this version's.")
+                continue
+            if not there.parent.exists():
+                new.append(there.parent)
+            there.parent.mkdir(parents=True, exist_ok=True)
+            if not present:
+                new.append(there)
+            write_whole(there, ours.read_bytes())
+            done.append(f"{'updated' if present else 'wrote'} {there}")
+        if not (host.extension / MANIFEST).exists():
+            new.append(host.extension / MANIFEST)
+        _remember(host)
+        if not _has_entry(host):
+            (done if _add_entry(host) else kept).append(_entry_told(host))
     report = status(host)
     report.done, report.kept = done, kept
     return report
 
 
 def remove(host: Host) -> Report:
-    """Take out what `install` put in, where it was not changed since."""
+    """Take out what `install` put in, where it was not changed since. Raises `BadInput` where files cannot be removed;
+    the next `remove` goes on."""
     done: list[str] = []
     kept: list[str] = []
-    folder = host.extension
-    pairs = [(FOLDER / name, folder / name) for name in FILES] + [(FILE, host.template)]
-    if folder.is_symlink():
-        folder.unlink()
-        done.append(f"removed the link {folder}")
-    for ours, there in pairs:
-        if _same(ours, there):
-            there.unlink()
-            done.append(f"removed {there}")
-        elif there.exists():
-            kept.append(f"{there} was changed; delete it yourself if you do not want it.")
-    _sweep(folder)
-    if _has_entry(host) and _remove_entry(host):
-        done.append(f"took the entry {PATTERN} out of {host.config}")
-    elif PATTERN in _mapping(host.config):
-        kept.append(f"the entry {PATTERN} in {host.config} was changed; it stays.")
+    folder, known, pairs = host.extension, written(host.extension), _pairs(host)
+    with disk_errors_told([]):
+        if folder.is_symlink():
+            folder.unlink()
+            done.append(f"removed the link {folder}")
+        for ours, there in pairs:
+            if same(ours, there) or _as_written(there, known):
+                there.unlink()
+                done.append(f"removed {there}")
+            elif there.exists():
+                kept.append(f"{there} was changed; delete it yourself if you do not want it.")
+        (folder / MANIFEST).unlink(missing_ok=True)
+        sweep(folder)
+        if _has_entry(host) and _remove_entry(host):
+            done.append(f"took the entry {PATTERN} out of {host.config}")
+        elif PATTERN in _mapping(host.config):
+            kept.append(f"the entry {PATTERN} in {host.config} was changed; it stays.")
     report = status(host)
     report.done, report.kept = done, kept
     return report
+
+
+def _as_written(there: Path, known: Mapping[str, str]) -> bool:
+    """Whether a file is as some version of ours wrote it."""
+    return name_of(there) in known and digest(there) == known[name_of(there)]
+
+
+def _remember(host: Host) -> None:
+    """Note the files that are ours now; those in a linked folder are the package's own."""
+    known = written(host.extension)
+    now = known | {name_of(there): digest(there) for ours, there in _pairs(host) if same(ours, there)}
+    if now != known and not host.extension.is_symlink():
+        remember(host.extension, now)
+
+
+def _pairs(host: Host) -> list[tuple[Path, Path]]:
+    """Our files, and where each belongs."""
+    return [*((FOLDER / name, host.extension / name) for name in FILES), (FILE, host.template)]
 
 
 # -- the entry in config-user.yaml -----------------------------------------------------------------------------------
@@ -194,7 +226,7 @@ def _replaced(path: Path, data: bytes, wanted: dict[str, Any]) -> bool:
     except (UnicodeDecodeError, yaml.YAMLError):
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, data)
+    write_whole(path, data)
     return True
 
 
@@ -206,38 +238,3 @@ def _entry_told(host: Host) -> str:
     if _has_entry(host):
         return f"gave model files named {PATTERN} the template, in {host.config}"
     return f"{host.config} was left alone. For the template of Chinese-Alpaca-2 add to it:\n{_BLOCK}"
-
-
-# -- files -------------------------------------------------------------------------------------------------------------
-
-
-def _same(ours: Path, there: Path) -> bool:
-    try:
-        return ours.read_bytes() == there.read_bytes()
-    except OSError:
-        return False
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file whole. A link stays a link, and a file keeps who may read it."""
-    path = path.resolve()
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        partial.touch(0o600)
-        partial.write_bytes(data)
-        partial.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644)
-        os.replace(partial, path)  # noqa: PTH105 - as Path.replace
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove the folder if nothing but Python's own cache is left in it."""
-    cache = folder / "__pycache__"
-    if folder.is_symlink() or not folder.is_dir() or any(path != cache for path in folder.iterdir()):
-        return
-    if cache.is_dir():
-        for path in cache.iterdir():
-            path.unlink()
-        cache.rmdir()
-    folder.rmdir()

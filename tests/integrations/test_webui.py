@@ -417,3 +417,33 @@ def test_stop_texts_come_in_every_form_of_the_host() -> None:
     assert stop_strings(None, "") == []
     assert stop_strings(["a"], '"\\n", "You:"') == ["a", "\n", "You:"]
     assert stop_strings(None, ["b", "b"]) == ["b"]
+
+
+@pytest.mark.parametrize("texts", ['"a', "a b", "[", "\\", "(" * 500])
+def test_stop_texts_that_cannot_be_read_are_told(texts: str) -> None:
+    with pytest.raises(BadInput, match="stopping strings cannot be read"):
+        stop_strings(None, texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("custom_token_bans", "1, x"), ("logit_bias", {"a": 1}), ("logit_bias", 3)]
+)
+def test_tokens_that_cannot_be_read_are_told(name: str, value: Any) -> None:
+    with pytest.raises(BadInput):
+        sampling_of({name: value}, max_tokens=1, stop=[], vocabulary=VOCABULARY)
+
+
+def test_the_hosts_order_of_samplers_is_followed_or_told() -> None:
+    order = "temperature\ntop_k\ntop_p\ntypical_p\nmin_p"
+    state = {"temperature": 0.7, "top_p": 0.9, "min_p": 0.1, "top_k": 0, "sampler_priority": order}
+
+    def of(**changes: Any) -> tuple[Any, list[str]]:
+        return sampling_of(state | changes, max_tokens=1, stop=[], vocabulary=VOCABULARY)
+
+    told = ["sampler_priority (temperature, top_p, min_p; here top_p, min_p, temperature)"]
+    assert of()[1] == told
+    for same in ({"temperature_last": True}, {"temperature": 1}, {"do_sample": False}, {"mirostat_mode": 2}):
+        assert of(**same)[1] == []
+    assert of(sampler_priority="")[1] == [], "the order is the engine's"
+    sampling, ignored = of(sampler_priority="top_p\ntemperature")
+    assert (sampling.min_p, sampling.top_p, ignored) == (0, 0.9, [])

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from webui_fakes import FakeHost, host, load_script, state_of
 
+from hanpaca.integrations.webui import documents as documents_module
 from hanpaca.integrations.webui import host as host_module
 from hanpaca.integrations.webui import panels
 from hanpaca.rag import Library
+from hanpaca.rag.consulting import without_sources
 
 __all__ = ["host"]
 ENGLISH = "Llamas live in the Andes. A grown llama carries a load of thirty kilograms.\n"
@@ -176,6 +178,33 @@ def test_sources_become_a_part_of_the_reply_where_that_is_wanted(script: Any, ho
     assert "Sources:" not in prompt_of(script, "Thanks!", state)
 
 
+def test_a_continued_reply_goes_on_in_front_of_its_sources(script: Any, host: FakeHost) -> None:
+    script._extension.set(write_sources=True)
+    reply = "Thirty kilograms[1].\n\nSources:\n[1] llamas.md, line 1: “A grown llama.”"
+    history = script.history_modifier(talk([["first", "one"], [QUESTION, reply]]))
+    for kind in ("internal", "visible"):
+        last = copy.deepcopy(history[kind][-1][1])
+        assert last == reply
+        assert last + " Or more." == "Thirty kilograms[1]. Or more."
+    state = state_of(host)
+    state["history"] = history
+    prompt = prompt_of(script, "", state, _continue=True)
+    assert "Sources:" not in prompt
+    assert prompt.endswith("Thirty kilograms[1].")
+    host.replies = [" Or more."]
+    added = list(script.custom_generate_reply(prompt, prompt, state, [], is_chat=True))[-1]
+    assert added.startswith(" Or more.\n\nSources:\n[1] llamas.md, line 1")
+    assert script.history_modifier({"internal": [], "visible": []}) == {"internal": [], "visible": []}
+
+
+def test_only_our_own_sources_leave_the_next_prompt() -> None:
+    ours = "\n\nSources:\n[1] a.txt, line 1: “It is.”\n[2] b.txt, page 2: “So “it” is.”"
+    assert without_sources(f"Yes [1].{ours}") == "Yes [1]."
+    assert without_sources(f"Yes [1].{ours}\nAnd more.") == "Yes [1].\nAnd more."
+    theirs = "My list.\n\nSources:\n[1] a book\n[2] another"
+    assert without_sources(theirs) == theirs
+
+
 def test_chinese_questions_get_chinese_instructions_and_sources(script: Any, host: FakeHost) -> None:
     state = state_of(host)
     prompt = prompt_of(script, "自适应 NTK 把上下文扩展到多少？", state)
@@ -220,6 +249,28 @@ def test_users_of_one_host_do_not_see_each_others_documents(
     who[0] = "session a"
     assert [row.name for row in documents.rows("webui")] == ["llamas.md"]
     assert documents.names() == []
+
+
+def test_what_pages_left_behind_is_deleted(
+    host: FakeHost, files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.shared.args.multi_user = True
+    documents = load_script()._extension.documents
+    monkeypatch.setattr(documents_module, "MOST_SESSIONS", 2)
+    who = [""]
+    monkeypatch.setattr(host_module, "user", lambda: who[0])
+    for who[0] in ("session a", "session b", "session a", "session c"):
+        list(documents.upload("webui", [files["llamas.md"]]))
+    (folder,) = {path.parent for path in documents._libraries}
+    assert len(list(folder.iterdir())) == 2
+    assert {who for who, _ in documents._seen.values()} == {"session a", "session c"}
+    who[0] = "session b"
+    assert documents.rows("webui") == [], "deleted, and may be made again"
+    who[0] = "user 李四"
+    list(documents.upload("webui", [files["llamas.md"]]))
+    monkeypatch.setattr(documents_module, "IDLE_SECONDS", 0.0)
+    assert len(documents.rows("webui")) == 1, "whoever logs in keeps what is theirs"
+    assert list(folder.iterdir()) == []
 
 
 def test_with_our_own_model_documents_answer_too(host: FakeHost, files: dict[str, str], smollm2: Path) -> None:

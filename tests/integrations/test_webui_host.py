@@ -189,6 +189,13 @@ def test_passages_in_a_chat_are_cited_and_the_history_stays_clean(smol: Any, tmp
     written = talk(smol, LLAMA, state_of(smol, max_new_tokens=40))[-1]
     assert written["internal"][-1][1].count("羊驼.md, line 1") == 1
     assert written["visible"][-1][1].count("羊驼.md, line 1") == 1
+    again = state_of(smol, max_new_tokens=4) | {"history": written}
+    *_, longer = talk(smol, "", again, _continue=True)
+    for kind in ("internal", "visible"):
+        reply = longer[kind][-1][1]
+        assert reply.count("Sources:") == reply.count("羊驼.md, line 1") == 1
+        assert reply.rstrip().endswith("”"), "the sources stand at the end"
+    assert written["internal"][-1][1].count("Sources:") == 1, "the host's own history is as it was"
 
 
 def test_unload_idleness_and_a_restart_of_the_extensions(smol: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import yaml
 
 from hanpaca.core.errors import BadInput
 from hanpaca.integrations.cli import main
+from hanpaca.integrations.webui.files import MANIFEST, digest, name_of, remember, written
 from hanpaca.integrations.webui.install import MARKERS, PATTERN, host_in, install, remove, status
 from hanpaca.integrations.webui.template import FILE
 
@@ -44,7 +47,7 @@ def test_install_and_remove_leave_the_folder_as_it_was(web_ui: Path) -> None:
     assert (report.installed, report.template, report.entry, report.kept) == (True, True, True, [])
     assert len(report.done) == 5
     folder = web_ui / "user_data/extensions/hanpaca"
-    assert {path.name for path in folder.iterdir()} == {"script.py", "README.md", FILE.name}
+    assert {path.name for path in folder.iterdir()} == {"script.py", "README.md", FILE.name, MANIFEST}
     assert yaml.safe_load(config(web_ui).read_text(encoding="utf-8")) == {
         PATTERN: {"instruction_template": "Chinese-Alpaca-2"}
     }
@@ -113,6 +116,63 @@ def test_what_the_user_changed_is_neither_overwritten_nor_removed(web_ui: Path) 
     assert len(report.kept) == 3
 
 
+def test_an_older_version_is_updated_and_only_what_was_changed_stays(web_ui: Path) -> None:
+    host = host_in(web_ui)
+    install(host)
+    script, readme = host.extension / "script.py", host.extension / "README.md"
+    for path in (script, readme, host.template):
+        path.write_text("as an older version wrote it", encoding="utf-8")
+        remember(host.extension, written(host.extension) | {name_of(path): digest(path)})
+    readme.write_text("as the user wrote it", encoding="utf-8")
+    report = install(host)
+    assert [line.split()[0] for line in report.done] == ["updated", "updated"]
+    assert (report.installed, report.template) == (False, True)
+    assert str(readme) in report.kept[0]
+    assert "as the user" in readme.read_text(encoding="utf-8")
+    readme.unlink()
+    assert install(host).installed
+    script.write_text("older again", encoding="utf-8")
+    remember(host.extension, written(host.extension) | {name_of(script): digest(script)})
+    assert remove(host).kept == []
+    assert not host.extension.exists()
+
+
+def test_a_dangling_link_is_the_users(web_ui: Path, tmp_path: Path) -> None:
+    host = host_in(web_ui)
+    host.template.symlink_to(tmp_path / "gone.yaml")
+    assert not install(host).template
+    assert host.template.is_symlink()
+
+
+@pytest.mark.parametrize("at", range(6))
+def test_a_disk_that_fails_leaves_no_half_install(
+    web_ui: Path, at: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, replace, calls = tree(web_ui), os.replace, iter(range(100))
+
+    def failing(source: Path, there: Path) -> None:
+        if next(calls) == at:
+            raise OSError(errno.ENOSPC, "No space left on device", str(there))
+        replace(source, there)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", failing)
+        code = main(["webui", "install", str(web_ui)])
+    assert code == 2
+    told = capsys.readouterr().err
+    assert "No space left on device" in told and "give the command again" in told and "Traceback" not in told
+    assert tree(web_ui) == before
+    assert main(["webui", "install", str(web_ui)]) == 0
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_to(web_ui: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (web_ui / "user_data/extensions").chmod(0o500)
+    assert main(["webui", "install", str(web_ui)]) == 2
+    assert "Permission denied" in capsys.readouterr().err
+    (web_ui / "user_data/extensions").chmod(0o700)
+
+
 def test_the_entry_goes_after_the_host_rewrote_the_file(web_ui: Path) -> None:
     config(web_ui).write_text(USERS, encoding="utf-8")
     host = host_in(web_ui)
@@ -157,3 +217,7 @@ def test_the_command(web_ui: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["webui", "install", str(web_ui / "models")]) == 2
     assert "Traceback" not in capsys.readouterr().err
     assert main(["webui", "polish", str(web_ui)]) == 2
+    assert main(["webui", "install", str(web_ui)]) == 0
+    (web_ui / "user_data/extensions/hanpaca/script.py").write_text("mine", encoding="utf-8")
+    assert main(["webui", "install", str(web_ui)]) == 2
+    assert "was changed, and stays" in capsys.readouterr().err
