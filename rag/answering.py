@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from ..core.chat import Message
@@ -29,6 +30,7 @@ from .reranking import Reranker
 from .retrieval import Found
 from .splitting import TARGET
 from .terms import language_of
+from .turns import Turn
 
 MODES = ("auto", "stuff", "refine", "map_reduce", "extract")
 MANY = 4
@@ -206,8 +208,10 @@ class _Asking:
         yield self._answer("\n".join(lines), cited, [quote.hit for quote in quoted])
 
     def _stuff(self, hits: Sequence[Hit]) -> Iterator[Event]:
-        """All passages in one prompt."""
-        messages, used = self._fit(hits[: self.k])
+        """All passages in one prompt, which begins as the one of the turn before if it can."""
+        messages, used = self._continued(hits[: self.k]) or self._fit(hits[: self.k])
+        turn = Turn(tuple(messages), tuple(used), self.question)
+        self.library.turns.remember([*self.history, Message("user", self.original)], self._setting, turn)
         yield from self._write(messages, dict(enumerate(used, 1)))
 
     def _refine(self, hits: Sequence[Hit]) -> Iterator[Event]:
@@ -254,6 +258,28 @@ class _Asking:
         messages = self.window.fit_notes(notes, places, self.words.reduce, question, system=system)
         yield from self._write(messages, numbered)
 
+    def _continued(self, hits: Sequence[Hit]) -> tuple[list[Message], list[Hit]] | None:
+        """The turn before and what is new; None where it is not known, or what is new has no room."""
+        last = self._last
+        if last is None:
+            return None
+        known = {hit.passage_id for hit in last.hits}
+        best = hits[: -(-len(hits) // 2)]  # the lower half seldom holds the answer, and conversations grow
+        new = [hit for hit in best if hit.passage_id not in known]
+        found = self.window.go_on(last.messages, new, self.words.question, self.original, len(last.hits) + 1)
+        return (found.messages, [*last.hits, *new]) if found else None
+
+    @cached_property
+    def _last(self) -> Turn | None:
+        """The turn before with its answer, if it is known and was in this language."""
+        last = self.library.turns.before(self.history, self._setting, self.library.store)
+        return last if last and last.messages[0].content == self.words.system else None
+
+    @property
+    def _setting(self) -> Hashable:
+        """What chooses the passages, beside the conversation."""
+        return Filters.of(self.filters), self.k, repr(self.rerank)
+
     def _fit(self, hits: Sequence[Hit]) -> tuple[list[Message], list[Hit]]:
         """The prompt of an answer and the passages in it; what had no room is said."""
         found = self.window.fit(
@@ -273,14 +299,23 @@ class _Asking:
             return
         if self.mode == "extract" or self.model is None:
             self.question = followups.make_whole(self.question, self.history)
+        elif self._last:  # the model will see all that was said: only the search needs the question whole, at once
+            self.question = followups.put_after(self._last.question, self.question)
         else:
-            self.question = followups.rewrite(self.question, self.history, self.words, self.window, self._ask)
+            self.question = followups.rewrite(self.question, self.history, self.words, self.window, self._ask_line)
         if self.question != self.original:
             self.notes.append(self.words.understood.format(question=self.question))
 
-    def _ask(self, messages: Sequence[Message], most: int | None = None) -> str:
+    def _ask(self, messages: Sequence[Message]) -> str:
+        return self._chat(messages, self.window.sampling())
+
+    def _ask_line(self, messages: Sequence[Message], most: int) -> str:
+        sampling = self.window.sampling()
+        return self._chat(messages, sampling.replace(max_tokens=most, stop=(*sampling.stop, "\n")))
+
+    def _chat(self, messages: Sequence[Message], sampling: Sampling) -> str:
         assert self.model is not None
-        completion = self.model.chat(messages, self.window.sampling().replace(max_tokens=most or self.window.room))
+        completion = self.model.chat(messages, sampling)
         self._count(completion.usage)
         return completion.text
 

@@ -69,6 +69,15 @@ class Window:
                 raise ContextOverflow("The question and one passage exceed the window.", "Use a longer context.")
         return Fitted(messages, kept, len(history) - len(said), len(hits) - len(kept))
 
+    def go_on(
+        self, said: Sequence[Message], hits: Sequence[Hit], body: str, question: str, first: int
+    ) -> Fitted | None:
+        """A whole conversation, as it stood before the model, and a question with the passages that are new in it,
+        numbered from `first`. None where that has no room."""
+        text = prompts.fill(body, sources=_shown(hits, first), question=question).strip()
+        messages = [*said, Message("user", text)]
+        return Fitted(messages, list(hits), 0, 0) if self.holds(messages) else None
+
     def fit_notes(
         self, notes: Sequence[tuple[int, str]], places: Mapping[int, str], body: str, question: str, *, system: str
     ) -> list[Message]:
@@ -88,8 +97,11 @@ class Window:
 def _prompt(
     history: Sequence[Message], hits: Sequence[Hit], body: str, question: str, system: str, first: int
 ) -> list[Message]:
-    shown = prompts.sources(
+    text = prompts.fill(body, sources=_shown(hits, first), question=question)
+    return [Message("system", system), *history, Message("user", text)]
+
+
+def _shown(hits: Sequence[Hit], first: int) -> str:
+    return prompts.sources(
         [(number, f"{PurePath(hit.file).name}, {hit.place}", hit.text) for number, hit in enumerate(hits, first)]
     )
-    text = prompts.fill(body, sources=shown, question=question)
-    return [Message("system", system), *history, Message("user", text)]

@@ -17,19 +17,24 @@ from .terms import terms
 REWRITE_TOKENS = 96
 """A rewritten question is no longer."""
 Ask = Callable[[Sequence[Message], int], str]
-"""Asks the model, at most so many tokens."""
+"""Asks the model for one line of at most so many tokens."""
 
 
 def make_whole(question: str, history: Sequence[Message]) -> str:
     """The question with the last one before it if it leans on that, without any model."""
-    if not _leans(question):
-        return question
-    last = next((message.content.strip() for message in reversed(history) if message.role == "user"), "")
-    return f"{last} {question}".strip()
+    last = next((message.content for message in reversed(history) if message.role == "user"), "")
+    return put_after(last, question)
+
+
+def put_after(last: str, question: str) -> str:
+    """The question with the `last` one before it if it leans on that."""
+    return f"{last.strip()} {question}".strip() if _leans(question) else question
 
 
 def rewrite(question: str, history: Sequence[Message], words: Wording, window: Window, ask: Ask) -> str:
-    """The question as the model rewrites it, where that can be believed."""
+    """The question as the model rewrites it, where it leans on what was said and the rewriting can be believed."""
+    if not _leans(question):
+        return question
     rewritten = _rewritten(question, list(history), words, window, ask)
     return rewritten if rewritten and _is_faithful(rewritten, question, history) else make_whole(question, history)
 
@@ -40,14 +45,19 @@ def _rewritten(question: str, history: list[Message], words: Wording, window: Wi
         text = prompts.fill(words.rewrite_question, conversation=conversation, question=question)
         messages = [Message("system", words.rewrite), Message("user", text)]
         if window.holds(messages):
-            said = ask(messages, min(REWRITE_TOKENS, window.room)).strip()
-            return " ".join(said.splitlines()[:1]).strip('"“”「」 ')
+            return _line(ask(messages, min(REWRITE_TOKENS, window.room)))
         del history[0]
     return ""
 
 
+def _line(said: str) -> str:
+    return " ".join(said.strip().splitlines()[:1]).strip('"“”「」 ')
+
+
 def _is_faithful(rewritten: str, question: str, history: Sequence[Message]) -> bool:
     """Whether a rewritten question says what was said before: small models write something else altogether."""
+    if question.rstrip().endswith(("?", "？")) and not rewritten.endswith(("?", "？")):
+        return False  # an answer, not the question
     asked, new = set(terms(question)), set(terms(rewritten))
     said = asked.union(*(terms(message.content) for message in history))
     return len(new & said) >= 0.6 * len(new) > 0 and len(new & asked) >= 0.3 * len(asked)
@@ -56,6 +66,7 @@ def _is_faithful(rewritten: str, question: str, history: Sequence[Message]) -> b
 _LEANING = (
     "它", "他", "她", "这", "那", "其", "前者", "后者", "上面", "刚才", "还有", "呢", "为什么？",
     " it", "its ", " they", " them", "their ", " he ", " she ", " his ", " her ", " this", " that", " these", " those",
+    " one ", " ones ",
     "what about", "how about", "and ", "why?", "more?",
 )  # fmt: skip
 

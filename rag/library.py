@@ -32,6 +32,7 @@ from .segmentation import check_segmenter
 from .store import Store, explain
 from .sync import OnProgress, Progress, SyncReport
 from .terms import ANALYSIS
+from .turns import Turns
 from .vectors import VectorIndex
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Library:
         self._given = embedder
         self._embedder: Embedder | None = None
         self._queries: dict[str, NDArray[np.float32]] = {}
+        self.turns = Turns()
         self._loading = threading.RLock()
         self._writing = threading.RLock()
 
