@@ -78,12 +78,12 @@ def training(work: Path, data: Path) -> None:
     if not (work / "pretrained" / "done.json").exists():
         run(
             "pretrain", work / "grown", work / "zh.txt", "--mix", f"{work / 'en.txt'}=0.15",
-            "--out", work / "pretrained", "--steps", "56", "--batch", "1024", "--learning-rate", "4e-4", *shared,
+            "--out", work / "pretrained", "--steps", "112", "--batch", "1024", "--learning-rate", "5e-4", *shared,
         )  # fmt: skip
     if not (work / "tuned" / "done.json").exists():
         run(
             "finetune", work / "pretrained", data / "instruct" / "llamafactory_alpaca_zh_demo.json",
-            "--out", work / "tuned", "--steps", "24", "--batch", "1024", "--learning-rate", "1e-4", *shared,
+            "--out", work / "tuned", "--steps", "12", "--batch", "1024", "--learning-rate", "5e-5", *shared,
         )  # fmt: skip
 
 
