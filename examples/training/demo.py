@@ -78,7 +78,7 @@ def training(work: Path, data: Path) -> None:
     if not (work / "pretrained" / "done.json").exists():
         run(
             "pretrain", work / "grown", work / "zh.txt", "--mix", f"{work / 'en.txt'}=0.15",
-            "--out", work / "pretrained", "--steps", "112", "--batch", "1024", "--learning-rate", "5e-4", *shared,
+            "--out", work / "pretrained", "--steps", "112", "--batch", "1024", "--learning-rate", "4e-4", *shared,
         )  # fmt: skip
     if not (work / "tuned" / "done.json").exists():
         run(
