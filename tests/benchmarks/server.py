@@ -35,6 +35,10 @@ ASKED = (
     ("engine.md", "What is computed once?", "What happens to finished conversations?"),
     ("quantization.md", "Which type saves the most memory?", "And which one loses the least?"),
     ("context.md", "How is the context extended?", "What does it cost?"),
+    ("models.md", "What does the prompt template look like?", "Where does its system prompt go?"),
+    ("webui.md", "How do I install the extension?", "And how do I remove it?"),
+    ("langchain.md", "How do I stream an answer?", "And how do I stream it with asyncio?"),
+    ("overview.md", "What is Hanpaca for?", "Which languages does it answer in?"),
 )
 
 
