@@ -61,6 +61,7 @@ _SIGNATURES = (
     (b"GGUF", "a model file"),
 )
 _CONTROL = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f\x7f]")
+_FOREIGN = re.compile(rb"[\x80-\xff]")
 _GB, _BIG5 = "gb18030", "big5"
 _BIG5_FORMS = ("big5", "cp950", "big5hkscs")  # each adds characters to the one before
 
@@ -95,7 +96,9 @@ def decode(data: bytes, encoding: str | None = None) -> Decoded:
     try:
         return Decoded(_strict(data, "utf-8"), "utf-8")
     except UnicodeDecodeError:
-        return _lenient(data, _guess(sample))
+        first = _FOREIGN.search(data)  # so much plain ASCII before it decides nothing
+        start = max(0, first.start() - _SAMPLE // 2) if first else 0
+        return _lenient(data, _guess(data[start : start + _SAMPLE]))
 
 
 def _forced(data: bytes, encoding: str) -> Decoded:

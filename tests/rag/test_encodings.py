@@ -116,6 +116,13 @@ def test_utf8_with_one_bad_byte_stays_utf8() -> None:
     assert decoded.encoding == "utf-8" and "柔软" in decoded.text and decoded.warnings
 
 
+@pytest.mark.parametrize("codec", ["gb18030", "big5"])
+def test_a_long_beginning_in_ascii_hides_nothing(codec: str) -> None:
+    text = "[2026-11-25] started\n" * 5_000 + "的一在人是有不用和年中他件上文法"
+    found = decode(text.encode(codec))
+    assert (found.text, found.encoding) == (text, codec)
+
+
 def test_western_text() -> None:
     decoded = decode("The café in Besançon was founded in 1887 by a naïve façade painter.".encode("latin-1"))
     assert decoded.encoding == "cp1252" and "Besançon" in decoded.text
