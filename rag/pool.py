@@ -34,6 +34,8 @@ CANDIDATES, FOREIGN = 60, 20
 """How many passages each of the two ways proposes, and vectors besides from other languages."""
 KEYWORD_WEIGHT, CHARACTER_WEIGHT = 17.0, 6.0
 """What the share of the question's terms, and of its characters, is worth in standard deviations of cosines."""
+WORD_WEIGHT = 14.0
+"""`KEYWORD_WEIGHT` in the ranking where terms are words: three pairs of characters repeat each other, words do not."""
 FILE_WEIGHT = 0.25
 """What the best passage of the same file adds to a passage, as a share of its own score."""
 OWN_SEATS = 5
@@ -103,9 +105,10 @@ class Pool:
 
     def _score(self, number: int, mode: str) -> float:
         """What speaks for a passage in this mode."""
-        return self._evidence(number, mode) + CHARACTER_WEIGHT * self.characters.get(number, 0.0)
+        weight = KEYWORD_WEIGHT if self.language == "zh" else WORD_WEIGHT
+        return self._evidence(number, mode, weight) + CHARACTER_WEIGHT * self.characters.get(number, 0.0)
 
-    def _evidence(self, number: int, mode: str) -> float:
+    def _evidence(self, number: int, mode: str, weight: float = KEYWORD_WEIGHT) -> float:
         """The part that says whether there is an answer at all: single characters are shared by chance.
 
         A passage whose vector is not there yet gets the least cosine.
@@ -114,7 +117,7 @@ class Pool:
         if mode != "keywords" and self.cosines:
             score += self.cosines.get(number, self._least_cosine) / self._spread
         if mode != "vectors":
-            score += KEYWORD_WEIGHT * self.words.get(number, _NO_WORDS)[0]
+            score += weight * self.words.get(number, _NO_WORDS)[0]
         return score
 
     @property
