@@ -68,6 +68,13 @@ class ChromaIndex:
             self._start_afresh()
         self.catch_up()
 
+    def forget(self) -> None:
+        """Take everything of this library off its server. Raises `EngineUnavailable` where that does not answer."""
+        if self._server and self._open():
+            for collection in self._collections.values():
+                self._client.delete_collection(collection.name)
+        self._disconnect()
+
     def ids(self) -> set[int]:
         """The passages that Chroma has."""
         found = (collection.get(include=[])["ids"] for collection in self._collections.values())

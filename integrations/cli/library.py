@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from ...core.errors import BadInput
 from .arguments import Parser, add_json, add_library
 from .output import about, as_json, note, quoted, say, short, size, table
 from .places import library_folder
@@ -47,10 +48,15 @@ def sources(argv: list[str]) -> int:
 def delete(argv: list[str]) -> int:
     """Remove documents from a library."""
     parser = Parser("delete", "Remove documents from a library. The files themselves stay where they are.")
-    parser.add_argument("files", nargs="+", metavar="FILE", help="as `hanpaca sources` shows it")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="as `hanpaca sources` shows it")
+    parser.add_argument("--whole-library", action="store_true", help="delete the library itself, uploads included")
     add_library(parser)
     add_json(parser)
     found = parser.parse(argv)
+    if found.whole_library == bool(found.files):
+        raise BadInput("Name the documents to remove, or --whole-library, not both.", "See: hanpaca delete --help.")
+    if found.whole_library:
+        return _delete_library(found)
     with open_library(found) as library:
         # All names are looked up before anything is deleted: a wrong one leaves the library as it was.
         paths = [library.resolve(file) for file in found.files]
@@ -60,6 +66,18 @@ def delete(argv: list[str]) -> int:
     else:
         for path, count in removed.items():
             say(f"{short(path)} is removed ({count} passages).")
+    return 0
+
+
+def _delete_library(found: argparse.Namespace) -> int:
+    from ...rag.removal import remove_library
+
+    folder = library_folder(found.library)
+    remove_library(folder)
+    if found.json:
+        as_json({"deleted": str(folder)})
+    else:
+        say(f"The library in {folder} is deleted.")
     return 0
 
 

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
-from ...core.errors import BadInput
+from ...core.errors import BadInput, Closed
 from .documents_status import Status
 from .documents_types import LibraryRequest, SearchRequest
 from .documents_uploads import Shelf
@@ -63,6 +63,13 @@ async def make_library(request: Request, asked: LibraryRequest) -> dict[str, Any
     """Make a library, or open the one of this name."""
     found = service_of(request).libraries
     return await asyncio.to_thread(lambda: _library(asked.name, found.shelf(asked.name, create=True)))
+
+
+@router.delete("/libraries/{name:path}")
+async def delete_library(request: Request, name: str) -> dict[str, Any]:
+    """Delete a library and its uploads for good; files that it read where they lie stay. 409 while it is changed."""
+    await asyncio.to_thread(service_of(request).libraries.remove, name)
+    return {"id": name, "object": "library", "deleted": True}
 
 
 @router.post("/documents", status_code=202, openapi_extra=_FORM)
@@ -182,7 +189,7 @@ async def _changes(request: Request, shelf: Shelf, status: Status) -> AsyncGener
         await asyncio.sleep(LOOK_SECONDS)
         try:
             now = await asyncio.to_thread(shelf.status, status.id)
-        except BadInput as error:  # it was deleted
+        except (BadInput, Closed) as error:  # it was deleted, or its library was
             yield event({"error": {"message": str(error)}}, "error")
             return
         if now != status:
@@ -208,7 +215,7 @@ async def _all_changes(request: Request, shelf: Shelf) -> AsyncGenerator[bytes, 
 def _last_word(shelf: Shelf, id: str) -> dict[str, Any]:
     try:
         return shelf.status(id).plain()
-    except BadInput:
+    except (BadInput, Closed):
         return {"id": id, "object": "document", "deleted": True}
 
 

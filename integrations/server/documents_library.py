@@ -6,10 +6,11 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...core.errors import BadInput
+from ...core.errors import BadInput, Closed
 from ...rag import Library
 from ...rag.library import DATABASE
 from ...rag.names import library_folder, library_names
+from ...rag.removal import remove_library
 from .documents_uploads import Shelf
 from .errors import NotHere
 from .settings import ServerSettings
@@ -56,6 +57,20 @@ class Libraries:
                     raise NotHere(f"There is no library {called[:80]!r}.", "Make it: POST /v1/libraries.")
                 self._shelves[folder] = Shelf(Library.open(folder, create=create), self._metrics)
             return self._shelves[folder]
+
+    def remove(self, name: str) -> None:
+        """Delete a library with its uploads. Raises `NotHere`, and `LibraryBusy` while documents are read into it."""
+        folder = self.folder(name)
+        with self._lock:  # nobody opens it meanwhile
+            if self._closed:
+                raise Closed("The server is stopping.", "Try again when it runs.")
+            if not (folder / DATABASE).is_file():
+                raise NotHere(f"There is no library {name[:80]!r}.", "GET /v1/libraries lists them.")
+            if (shelf := self._shelves.get(folder)) is not None:
+                shelf.retire()
+                del self._shelves[folder]
+                shelf.close()
+            remove_library(folder)
 
     def resume(self) -> None:
         """Open the server's own library, if it exists, so that what an earlier run left unread is read."""

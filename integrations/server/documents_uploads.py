@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
-from ...core.errors import BadInput, HanpacaError
+from ...core.errors import BadInput, HanpacaError, LibraryBusy
 from ...rag import FileInfo, Library, Progress
 from ...rag.drawing import Drawing, draw
 from ...rag.isolation import read_isolated
@@ -50,6 +50,8 @@ class Shelf:
         self._jobs: dict[str, Status] = {}
         self._lock = threading.Lock()
         self._waiting = 0
+        self._changing = 0
+        self._retired = False
         self._closing = False
         self._worker = ThreadPoolExecutor(1, "hanpaca-uploads")
         self._resume()
@@ -122,6 +124,10 @@ class Shelf:
 
     def add(self, file: IO[bytes], name: str | None) -> Status:
         """Keep an uploaded file and queue it. Raises `BadInput` for a type that cannot be read."""
+        with self._in_use():
+            return self._add(file, name)
+
+    def _add(self, file: IO[bytes], name: str | None) -> Status:
         shown = clean_name(name)
         if not is_readable(Path(shown)):
             raise BadInput(
@@ -146,9 +152,9 @@ class Shelf:
     def delete(self, id: str) -> None:
         """Take a document out of the library, and remove the file that was uploaded. Raises `NotHere`."""
         status = self.status(id)
-        with self._lock:
-            self._jobs.pop(id, None)
-        with self._foreground():
+        with self._in_use(), self._foreground():
+            with self._lock:
+                self._jobs.pop(id, None)
             for info in self.library.files():
                 if document_id(info.path) == id:
                     self.library.delete(info.path)
@@ -156,6 +162,17 @@ class Shelf:
                 for path in self._folder.glob(f"{id}.*"):
                     path.unlink(missing_ok=True)
         self._metrics.documents.labels("deleted").inc()
+
+    def retire(self) -> None:
+        """Take no more changes: the library is about to be deleted. Raises `LibraryBusy` while one is under way."""
+        with self._lock:
+            working = sum(not job.over for job in self._jobs.values())
+            if working or self._changing:
+                raise LibraryBusy(
+                    f"Documents of the library are being read or changed ({working + self._changing}).",
+                    "Wait until they are ready, or delete them first.",
+                )
+            self._retired = True
 
     def close(self) -> None:
         """Stop reading; what waits is read by the next run."""
@@ -225,6 +242,19 @@ class Shelf:
                 return False
             self._jobs[id] = replace(self._jobs[id], **fields)
             return True
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """A change is under way. Raises `NotHere` where the library was deleted since this shelf was taken."""
+        with self._lock:
+            if self._retired:
+                raise NotHere("The library was deleted meanwhile.", "GET /v1/libraries lists them.")
+            self._changing += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._changing -= 1
 
     @contextmanager
     def _foreground(self) -> Iterator[None]:

@@ -98,8 +98,6 @@ def _refuse(asked: Settings) -> None:
         _refuse_tools(asked)
         if asked.modalities not in (None, ["text"]):
             raise UnsupportedFeature("The model reads and writes text only.", "Leave modalities out.")
-        if asked.store:
-            raise UnsupportedFeature("This server stores no conversations.", "Leave store out.")
     elif isinstance(asked, CompletionRequest) and asked.suffix:
         raise UnsupportedFeature("Text cannot be filled in before a suffix.", "Leave suffix out.")
 

@@ -31,7 +31,8 @@ class ChatMessage(Strict):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart] | None = None
-    name: None = None
+    name: str | None = None
+    """Who speaks; no prompt of these models has a place for it."""
     refusal: None = None
     audio: None = None
     function_call: None = None
@@ -109,6 +110,7 @@ class Settings(Strict):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
 
     @field_validator("logit_bias", mode="before")
     @classmethod
@@ -130,6 +132,11 @@ class ChatRequest(Settings):
     parallel_tool_calls: bool | None = None
     modalities: list[str] | None = None
     store: bool | None = None
+    """Accepted and without effect: nothing is ever stored here."""
+    reasoning_effort: str | None = None
+    """Accepted and without effect, as `verbosity` and `prediction`: the models here have no such dial."""
+    verbosity: str | None = None
+    prediction: dict[str, Any] | None = None
     use_documents: bool = False
     """Answer the last message from the documents of a library, with sources."""
     library: str | None = None

@@ -159,6 +159,16 @@ def test_an_unknown_command_suggests_a_near_one(run: Run) -> None:
     refused(run("ingset"), "ingest")
 
 
+def test_a_whole_library_is_deleted_only_when_that_is_said(run: Run, library: Path) -> None:
+    (library / "mine.txt").write_text("not the library's")
+    refused(run("delete", "--library", library), "--whole-library")
+    refused(run("delete", "llamas.txt", "--whole-library", "--library", library), "not both")
+    assert "llamas.txt" in run("sources", "--library", library).out
+    assert "is deleted" in run("delete", "--whole-library", "--library", library).out
+    assert [path.name for path in library.iterdir()] == ["mine.txt"]
+    refused(run("delete", "--whole-library", "--library", library), "no library")
+
+
 def test_deleting_a_file_that_is_not_there_deletes_nothing(run: Run, library: Path) -> None:
     refused(run("delete", "llamas.txt", "alpacas.txt", "--library", library), "alpacas.txt")
     assert "llamas.txt" in run("sources", "--library", library).out

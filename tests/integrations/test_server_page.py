@@ -104,6 +104,25 @@ def test_a_source_opens_from_the_library_it_came_from(page: Any, tmp_path: Path)
     assert "书面形式" in marked(page)
 
 
+def test_a_library_is_deleted_when_that_is_confirmed(page: Any, page_server: Running, tmp_path: Path) -> None:
+    (path := tmp_path / "old.txt").write_text("旧的合同已经失效。", encoding="utf-8")
+    page.click("#new-library")
+    page.fill("#asked-text", "旧合同")
+    page.click("#asked-yes")
+    until(lambda: page.input_value("#library") == "旧合同")
+    upload(page, path)
+    folder = page_server.app.state.service.libraries.folder("旧合同")
+    page.click("#delete-library")
+    assert "旧合同" in page.locator("#confirm-text").text_content()
+    page.locator("#confirm button").first.click()  # not meant
+    page.locator("#documents li.ready", has_text="old.txt").wait_for()
+    assert folder.exists()
+    page.click("#delete-library")
+    page.locator("#confirm .danger").click()
+    page.locator("#documents li", has_text="old.txt").wait_for(state="detached")
+    assert "旧合同" not in page.locator("#library").text_content() and not folder.exists()
+
+
 def test_each_file_tells_how_far_it_is_and_why_it_fails(page: Any, tmp_path: Path) -> None:
     texts = [tmp_path / f"part {number}.txt" for number in range(3)]
     for number, path in enumerate(texts):

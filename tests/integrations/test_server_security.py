@@ -258,6 +258,7 @@ def test_the_openapi_document_is_valid_and_names_every_route() -> None:
     validator.validate(document)
     served = {"/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/search", "/metrics"}
     assert served | {"/v1/documents", "/v1/documents/events", "/v1/libraries"} <= set(document["paths"])
+    assert "delete" in document["paths"]["/v1/libraries/{name}"]
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from test_library_durability import HashedEmbedder, write_documents
 from hanpaca.core.errors import BadInput, EngineUnavailable
 from hanpaca.rag import Library, vectors
 from hanpaca.rag.chroma_index import close_connections
+from hanpaca.rag.removal import remove_library
 
 QUESTIONS = ("山水风云", "春夏秋冬", "金木水火土")
 
@@ -150,6 +151,22 @@ def test_a_server_holds_the_vectors_for_several(server: str, documents: Path, tm
         library.sync([documents])
         assert found(library) == wanted
         assert library.store.meta("chroma") == ""
+
+
+@pytest.mark.usefixtures("large")
+def test_a_deleted_library_leaves_nothing_on_its_server(server: str, documents: Path, tmp_path: Path) -> None:
+    import chromadb
+
+    host, port = server.removeprefix("http://").split(":")
+    client = chromadb.HttpClient(host, int(port))
+    before = {one.name for one in client.list_collections()}
+    with Library.open(tmp_path / "library", HashedEmbedder(), chroma=server) as library:
+        library.sync([documents])
+        found(library)
+    assert {one.name for one in client.list_collections()} > before
+    remove_library(tmp_path / "library")
+    assert {one.name for one in client.list_collections()} == before and not (tmp_path / "library").exists()
+    close_connections(client)
 
 
 @pytest.mark.usefixtures("large")

@@ -32,6 +32,16 @@ async function newLibrary() {
   await loadLibraries();
 }
 
+async function deleteLibrary() {
+  const name = libraryName();
+  if (!name || !(await confirmed(say("delete-library-sure", { name })))) return;
+  await call(`/v1/libraries/${encodeURIComponent(name)}`, { method: "DELETE" });
+  choices.library = "";
+  keepChoices();
+  await loadLibraries();
+  $("library").focus();
+}
+
 // -- the list ------------------------------------------------------------------------------------------------------
 
 async function loadDocuments() {
@@ -126,6 +136,7 @@ async function follow() {
 export function documents() {
   onLanguage(show);
   $("new-library").onclick = () => guarded(newLibrary);
+  $("delete-library").onclick = () => guarded(deleteLibrary);
   $("library").onchange = () => {
     choices.library = libraryName();
     keepChoices();
