@@ -7,6 +7,7 @@ beside each file lies `.FILE.json`, which says where it came from and what its c
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -18,6 +19,8 @@ from typing import Any
 from .catalog import CatalogEntry, entries, published_type
 from .errors import HanpacaError, ModelNotFound
 from .memory import RESERVE, WORKING, available
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,10 @@ def find_gguf(repository: str, pattern: str | None = None) -> Path | None:
     sizes = {file: sum(part.stat().st_size for part in parts_of(file)) for file in files}
     room = available() * RESERVE - WORKING
     fitting = [file for file in files if sizes[file] <= room]
-    return max(fitting, key=sizes.__getitem__) if fitting else min(files, key=sizes.__getitem__)
+    chosen = max(fitting, key=sizes.__getitem__) if fitting else min(files, key=sizes.__getitem__)
+    why = "the largest here that fits the free memory" if fitting else "the smallest here; none fits the free memory"
+    _log.info("%s: using %s, %s", repository, chosen.name, why)
+    return chosen
 
 
 def find_checkpoint(repository: str) -> Path | None:

@@ -16,6 +16,7 @@ from hanpaca.core.cache import cached, folder_of, recorded, remove, type_of
 from hanpaca.core.catalog import resolve
 from hanpaca.core.errors import BadInput, BadModelFile, DownloadFailed, ModelNotFound
 from hanpaca.core.hub import Progress, pull
+from hanpaca.core.memory import RESERVE, WORKING
 
 NAME, REPOSITORY = "chinese-alpaca-2-7b", "hfl/chinese-alpaca-2-7b-gguf"
 
@@ -71,6 +72,23 @@ def test_without_a_quantization_the_best_that_fits_is_chosen(hub: Hub, monkeypat
     found = pull(NAME)
     assert found.type == "q4_k", "q5_k would fit as well, but this hub has f16, q8_0, q4_k and q2_k"
     assert "best that fits the 8.0 GiB" in found.reason
+
+
+def test_of_several_files_here_the_best_that_fits_is_used_and_said(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from hanpaca.core.cache import find_gguf, folder_of
+
+    (folder := folder_of("hfl/x")).mkdir(parents=True)
+    for name, size in (("x-q2_k.gguf", 1), ("x-q4_k.gguf", 2), ("x-f16.gguf", 3)):
+        (folder / name).write_bytes(b"0" * size)
+    with caplog.at_level("INFO", logger="hanpaca.core.cache"):
+        for room, chosen in ((2.5, "x-q4_k.gguf"), (0, "x-q2_k.gguf"), (9, "x-f16.gguf")):
+            caplog.clear()
+            monkeypatch.setattr("hanpaca.core.cache.available", lambda room=room: (room + WORKING) / RESERVE)
+            found = find_gguf("hfl/x")
+            assert found is not None and found.name == chosen
+            assert chosen in caplog.text
 
 
 def test_resume_after_cut_connections(hub: Hub, gguf: bytes) -> None:
