@@ -40,12 +40,12 @@ def fill(library: Library, documents: list[dict[str, Any]]) -> None:
 
 
 @contextlib.contextmanager
-def collection(data: Path, kept: Path | None) -> Iterator[Library]:
+def collection(data: Path, kept: Path | None, embedder: Any = None) -> Iterator[Library]:
     """The documents and distractors as a library: a new one, or the one in the folder `kept`, filled if need be."""
     documents = rows(data, "documents") + rows(data, "distractors")
     with contextlib.ExitStack() as stack:
         folder = kept or stack.enter_context(tempfile.TemporaryDirectory())
-        library = stack.enter_context(Library.open(folder))
+        library = stack.enter_context(Library.open(folder, embedder=embedder))
         if {info.path for info in library.files()} != {row["id"] for row in documents}:
             fill(library, documents)
         yield library
