@@ -6,6 +6,7 @@ import asyncio
 import base64
 import dataclasses
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -17,6 +18,7 @@ from ...core.errors import BadInput, Closed
 from .documents_status import Status
 from .documents_types import LibraryRequest, SearchRequest
 from .documents_uploads import Shelf
+from .errors import NotHere
 from .openai_api import service_of
 from .openai_documents import source
 from .streaming import EventStream, event, while_connected
@@ -52,7 +54,11 @@ async def libraries(request: Request) -> dict[str, Any]:
     found = service_of(request).libraries
 
     def look() -> list[dict[str, Any]]:
-        return [_library(name, found.shelf(name) if found.exists(name) else None) for name in found.names()]
+        told = []
+        for name in found.names():
+            with suppress(NotHere):  # it was deleted meanwhile
+                told.append(_library(name, found.shelf(name) if found.exists(name) else None))
+        return told
 
     most = service_of(request).settings.max_upload
     return {"object": "list", "data": await asyncio.to_thread(look), "max_upload": most}
@@ -171,7 +177,7 @@ async def search(request: Request, asked: SearchRequest) -> Response:
     """The passages that fit a question, best first; no language model is asked."""
     shelf = await _shelf(request, asked.library)
     options: dict[str, Any] = {"mode": asked.mode, "filters": asked.filters, "neighbours": asked.neighbours}
-    found = await while_connected(request, asyncio.to_thread(shelf.library.find, asked.query, asked.k, **options))
+    found = await while_connected(request, asyncio.to_thread(shelf.find, asked.query, asked.k, **options))
     hits = [source(dataclasses.asdict(hit) | {"explain": _plain(hit.explain)}) for hit in found.hits]
     return JSONResponse({"object": "list", "data": hits, "answerable": bool(found.answerable)})
 
@@ -220,7 +226,7 @@ def _last_word(shelf: Shelf, id: str) -> dict[str, Any]:
 
 
 def _library(name: str, shelf: Shelf | None) -> dict[str, Any]:
-    stats = shelf.library.stats() if shelf else None
+    stats = shelf.figures() if shelf else None
     told = {field: getattr(stats, field) if stats else 0 for field in ("files", "passages", "embedded")}
     return {"id": name, "object": "library", **told, "languages": stats.languages if stats else {}}
 

@@ -1,34 +1,32 @@
-"""Documents that were uploaded to a library: kept under names of our own, read one at a time, watched while they are.
+"""Documents that were uploaded to a library: read one at a time, watched while they are. Knows no HTTP.
 
-    LIBRARY/uploads/ID.pdf     the file as it came
-    LIBRARY/uploads/ID.json    its name for people and, once it has failed, why
-
-In the library such a document is called uploads/ID/NAME. A file is renamed into place when it is whole, so a crash
-leaves either nothing or something that the next run reads. Knows no HTTP.
+Their files are `documents_files.py`'s. In the library such a document is called uploads/ID/NAME.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ...core.errors import BadInput, HanpacaError, LibraryBusy
+from ...core.errors import BadInput, HanpacaError
 from ...rag import FileInfo, Library, Progress
-from ...rag.drawing import Drawing, draw
+from ...rag.contents import Stats
+from ...rag.drawing import Drawing
 from ...rag.isolation import read_isolated
 from ...rag.readers import is_readable
+from ...rag.retrieval import Found
 from ...rag.uploads import FOLDER, UPLOAD_ID, clean_name, document_id, document_path
+from . import documents_views
+from .documents_files import KeptFiles
+from .documents_gate import Gate
 from .documents_status import Status, of_file
 from .errors import NotHere
 
@@ -36,8 +34,6 @@ if TYPE_CHECKING:
     from .metrics import Metrics
 
 log = logging.getLogger("hanpaca.server")
-AROUND = 1500
-"""Characters before and after a passage that are shown with it."""
 
 
 class Shelf:
@@ -46,12 +42,11 @@ class Shelf:
     def __init__(self, library: Library, metrics: Metrics) -> None:
         self.library = library
         self._metrics = metrics
-        self._folder = library.folder / FOLDER
+        self._kept = KeptFiles(library.folder / FOLDER)
         self._jobs: dict[str, Status] = {}
         self._lock = threading.Lock()
         self._waiting = 0
-        self._changing = 0
-        self._retired = False
+        self.gate = Gate()
         self._closing = False
         self._worker = ThreadPoolExecutor(1, "hanpaca-uploads")
         self._resume()
@@ -60,7 +55,8 @@ class Shelf:
 
     def list(self) -> list[Status]:
         """Every document, by name."""
-        found = {status.id: status for status in map(self._of_file, self.library.files())}
+        with self.gate.reading():
+            found = {status.id: status for status in map(self._of_file, self.library.files())}
         with self._lock:
             found |= self._jobs
         return sorted(found.values(), key=lambda status: (status.name, status.id))
@@ -71,9 +67,10 @@ class Shelf:
             job = self._jobs.get(id)
         if job is not None:
             return job
-        for info in self.library.files():
-            if document_id(info.path) == id:
-                return self._of_file(info)
+        with self.gate.reading():
+            for info in self.library.files():
+                if document_id(info.path) == id:
+                    return self._of_file(info)
         raise NotHere("There is no document of this id in the library.", "GET /v1/documents lists them.")
 
     def working(self) -> dict[str, Status]:
@@ -81,50 +78,31 @@ class Shelf:
         with self._lock:
             return {id: job for id, job in self._jobs.items() if not job.over}
 
+    def find(self, query: str, k: int, **options: Any) -> Found:
+        """See `Library.find`."""
+        with self.gate.reading():
+            return self.library.find(query, k, **options)
+
     def text(self, id: str, start: int, end: int) -> tuple[str, int, bool]:
-        """The document's text around these offsets, where it begins, and whether more follows. Raises `NotHere`."""
-        path = self._path(id)
-        shown, first = "", 0
-        for hit in sorted(self.library.passages(path), key=lambda hit: hit.start):
-            if hit.start >= end + AROUND:
-                return shown, first, True
-            if hit.end <= start - AROUND:
-                continue
-            if not shown:
-                first = hit.start
-            known = first + len(shown)
-            shown += "\n" * max(0, hit.start - known) + hit.text[max(0, known - hit.start) :]
-        return shown, first, False
+        """See `documents_views.text`."""
+        with self.gate.reading():
+            return documents_views.text(self.library, id, start, end)
 
     def page(self, id: str, start: int, end: int, number: int | None) -> Drawing:
-        """A PDF's page with the text between these offsets marked, its first page unless another is named."""
-        path = self._path(id)
-        kept = (self._folder / f"{id}.pdf") if UPLOAD_ID.fullmatch(id) else Path(path)
-        if kept.suffix.lower() != ".pdf" or not kept.is_file():
-            raise BadInput("This document has no pages that can be drawn.", "GET its /text instead.")
-        if number is not None and start == end:
-            return draw(kept, number)
-        ordered = sorted(self.library.passages(path), key=lambda hit: hit.start)
-        hits = [hit for hit in ordered if hit.start < end and hit.end > start]
-        if not hits:
-            raise BadInput("The document has no text at these offsets.", "Take those of a source or of search.")
-        label = hits[0].page_at(max(start, hits[0].start))
-        if number is None and not label:
-            raise BadInput("This text stands on no page.", "Name one, or GET its /text instead.")
-        shown, first, _ = self.text(id, start, end)
-        return draw(kept, number or int(label or 1), shown[max(0, start - first) : end - first])
+        """See `documents_views.page`."""
+        with self.gate.reading():
+            return documents_views.page(self.library, id, start, end, number)
 
-    def _path(self, id: str) -> str:
-        path = next((info.path for info in self.library.files() if document_id(info.path) == id), None)
-        if path is None:
-            raise NotHere("There is no document of this id in the library.", "GET /v1/documents lists them.")
-        return path
+    def figures(self) -> Stats:
+        """See `Library.stats`."""
+        with self.gate.reading():
+            return self.library.stats()
 
     # -- changes -------------------------------------------------------------------------------------------------
 
     def add(self, file: IO[bytes], name: str | None) -> Status:
         """Keep an uploaded file and queue it. Raises `BadInput` for a type that cannot be read."""
-        with self._in_use():
+        with self.gate.changing():
             return self._add(file, name)
 
     def _add(self, file: IO[bytes], name: str | None) -> Status:
@@ -134,45 +112,27 @@ class Shelf:
                 f"{shown[-60:]!r} is of a type that cannot be read.", "Text, Markdown, HTML, PDF, Office, EPUB … can."
             )
         id = secrets.token_hex(8)
-        target = self._place(id, PurePosixPath(shown).suffix.lower())
-        self._folder.mkdir(exist_ok=True)
-        partial = target.with_name(f".{id}.part")
-        try:
-            with partial.open("wb") as out:
-                shutil.copyfileobj(file, out, 2**20)
-            size = partial.stat().st_size
-            self._note(id, {"name": shown, "file": target.name, "size": size, "added": time.time()})
-            partial.replace(target)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            self._place(id, ".json").unlink(missing_ok=True)
-            raise
+        target, size = self._kept.add(id, shown, file)
         return self._queue(id, shown, target, size)
 
     def delete(self, id: str) -> None:
         """Take a document out of the library, and remove the file that was uploaded. Raises `NotHere`."""
         status = self.status(id)
-        with self._in_use(), self._foreground():
+        with self.gate.changing(), self._foreground():
             with self._lock:
                 self._jobs.pop(id, None)
             for info in self.library.files():
                 if document_id(info.path) == id:
                     self.library.delete(info.path)
             if status.uploaded and UPLOAD_ID.fullmatch(id):
-                for path in self._folder.glob(f"{id}.*"):
-                    path.unlink(missing_ok=True)
+                self._kept.remove(id)
         self._metrics.documents.labels("deleted").inc()
 
     def retire(self) -> None:
-        """Take no more changes: the library is about to be deleted. Raises `LibraryBusy` while one is under way."""
+        """Let nobody in any more: the library is about to be deleted. Raises `LibraryBusy`; see `Gate.retire`."""
         with self._lock:
             working = sum(not job.over for job in self._jobs.values())
-            if working or self._changing:
-                raise LibraryBusy(
-                    f"Documents of the library are being read or changed ({working + self._changing}).",
-                    "Wait until they are ready, or delete them first.",
-                )
-            self._retired = True
+        self.gate.retire(working)
 
     def close(self) -> None:
         """Stop reading; what waits is read by the next run."""
@@ -232,7 +192,7 @@ class Shelf:
             log.exception("an upload could not be read", exc_info=error)
             message = "The server failed on this document; its log says more."
         if self._change(id, status="failed", error=message):
-            self._note(id, self._read_note(id) | {"error": message})
+            self._kept.note(id, error=message)
         self._metrics.documents.labels("failed").inc()
 
     def _change(self, id: str, **fields: Any) -> bool:
@@ -242,19 +202,6 @@ class Shelf:
                 return False
             self._jobs[id] = replace(self._jobs[id], **fields)
             return True
-
-    @contextmanager
-    def _in_use(self) -> Iterator[None]:
-        """A change is under way. Raises `NotHere` where the library was deleted since this shelf was taken."""
-        with self._lock:
-            if self._retired:
-                raise NotHere("The library was deleted meanwhile.", "GET /v1/libraries lists them.")
-            self._changing += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._changing -= 1
 
     @contextmanager
     def _foreground(self) -> Iterator[None]:
@@ -274,39 +221,13 @@ class Shelf:
         status = of_file(info)
         if status.uploaded:
             with suppress(OSError):
-                kept = self._folder / f"{status.id}{PurePosixPath(status.name).suffix.lower()}"
-                return replace(status, size=kept.stat().st_size)
+                return replace(status, size=self._kept.place(status.id, status.name).stat().st_size)
         return status
-
-    def _place(self, id: str, suffix: str) -> Path:
-        path = (self._folder / f"{id}{suffix}").resolve()
-        if not path.is_relative_to(self._folder.resolve()):
-            raise BadInput("The name of the upload leads out of the library.", "Give it another name.")
-        return path
-
-    def _note(self, id: str, note: dict[str, Any]) -> None:
-        path = self._place(id, ".json")
-        partial = path.with_suffix(".part")
-        partial.write_text(json.dumps(note, ensure_ascii=False), encoding="utf-8")
-        os.replace(partial, path)  # noqa: PTH105 - as Path.replace
-
-    def _read_note(self, id: str) -> dict[str, Any]:
-        with suppress(OSError, ValueError):
-            note = json.loads(self._place(id, ".json").read_text(encoding="utf-8"))
-            if isinstance(note, dict):
-                return note
-        return {}
 
     def _resume(self) -> None:
         """Queue what an earlier run did not come to, and remember what failed then."""
-        if not self._folder.is_dir():
-            return
         known = {document_id(info.path): info for info in self.library.files()}
-        for path in sorted(self._folder.glob("*.json")):
-            id, note = path.stem, self._read_note(path.stem)
-            file = self._folder / str(note.get("file", ""))
-            if not UPLOAD_ID.fullmatch(id) or not file.is_file() or file.stem != id:
-                continue
+        for id, file, note in self._kept.all():
             name, size = clean_name(note.get("name")), int(note.get("size", 0))
             if "error" in note:
                 self._jobs[id] = Status(id, name, "failed", error=str(note["error"]), size=size)

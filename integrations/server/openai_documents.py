@@ -15,8 +15,9 @@ from starlette.responses import Response
 
 from ...core import Message, Model, Sampling
 from ...core.errors import BadInput
-from ...rag import Answer, AnswerDelta, Library, astream_answer
+from ...rag import Answer, AnswerDelta, astream_answer
 from ...rag.uploads import document_id, document_name
+from .documents_uploads import Shelf
 from .errors import told
 from .openai_replies import Heading
 from .openai_types import ChatRequest
@@ -34,7 +35,7 @@ async def answer_from_documents(
     shelf = await asyncio.to_thread(service.libraries.shelf, asked.library)
     heading = Heading("chat.completion", asked.model or (service.names[0] if model else "extract"))
     start = time.perf_counter()
-    events = _events(shelf.library, model, asked, messages, sampling)
+    events = _events(shelf, model, asked, messages, sampling)
     if not asked.stream:
         answer = await while_connected(request, _last(events))
         service.metrics.count(answer.usage)
@@ -59,14 +60,22 @@ async def _model(service: Service, asked: ChatRequest) -> Model | None:
 
 
 def _events(
-    library: Library, model: Model | None, asked: ChatRequest, messages: Sequence[Message], sampling: Sampling
+    shelf: Shelf, model: Model | None, asked: ChatRequest, messages: Sequence[Message], sampling: Sampling
 ) -> Events:
     question = messages[-1].content
     if not question.strip():
         raise BadInput("The question is empty.", "Write one.")
     options: dict[str, Any] = {"mode": asked.mode or "auto", "k": asked.k or 5, "filters": asked.filters}
     options |= {"history": list(messages[:-1]), "sampling": sampling}
-    return cast(Events, astream_answer(library, model, question, **options))
+    return _reading(shelf, cast(Events, astream_answer(shelf.library, model, question, **options)))
+
+
+async def _reading(shelf: Shelf, events: Events) -> Events:
+    """The events of an answer; its library is not deleted meanwhile."""
+    with shelf.gate.reading():
+        async with aclosing(events):
+            async for item in events:
+                yield item
 
 
 async def _last(events: Events) -> Answer:

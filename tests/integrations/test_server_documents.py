@@ -17,6 +17,7 @@ from servers import Running, ready_document, serving, until
 
 import hanpaca
 import hanpaca.rag
+from hanpaca.integrations.server import documents_gate
 from hanpaca.integrations.server.errors import NotHere
 
 CHINESE = "羊驼生活在安第斯山脉，海拔四千米。\n\n成年羊驼可以驮运三十公斤的货物，每天走二十公里。\n"
@@ -178,7 +179,7 @@ def test_a_page_is_drawn_for_a_pdf_only(running: Running, uploaded: dict[str, An
     assert httpx.get(f"{url}/page", params=span, timeout=60).status_code == 404
 
 
-def test_what_is_deleted_is_gone(running: Running) -> None:
+def test_what_is_deleted_is_gone(running: Running, uploaded: dict[str, Any]) -> None:
     secret = "蓝色的羊驼只在星期四唱歌。"
     files = {"file": ("secret.txt", secret.encode())}
     id = httpx.post(f"{running.api}/documents", files=files, timeout=60).json()["data"][0]["id"]
@@ -263,6 +264,40 @@ def test_a_library_is_deleted_whole_and_its_name_is_free_again(running: Running)
     assert httpx.get(f"{running.api}/documents?library=合同/旧").json()["data"] == []
     for name in ("合同/旧", "合同/新"):
         assert httpx.delete(f"{running.api}/libraries/{quote(name, safe='')}", timeout=60).status_code == 200
+
+
+def test_searches_during_a_deletion_end_or_are_told(running: Running) -> None:
+    """SQLite's connections are not closed under a search: that would end the process, or show as a 500."""
+    asked, codes, stop = {"query": QUESTION, "library": "racing"}, set[int](), threading.Event()
+
+    def search() -> None:
+        while not stop.is_set():
+            codes.add(httpx.post(f"{running.api}/search", json=asked, timeout=60).status_code)
+            codes.add(httpx.get(f"{running.api}/libraries", timeout=60).status_code)
+
+    searchers = [threading.Thread(target=search) for _ in range(4)]
+    for searcher in searchers:
+        searcher.start()
+    for _ in range(5):
+        assert httpx.post(f"{running.api}/libraries", json={"name": "racing"}, timeout=60).status_code == 201
+        running.app.state.service.libraries.shelf("racing").library.add_text(CHINESE * 50, "a.txt", embed=False)
+        until(lambda: 200 in codes)
+        assert httpx.delete(f"{running.api}/libraries/racing", timeout=60).status_code == 200
+    stop.set()
+    for searcher in searchers:
+        searcher.join()
+    assert codes <= {200, 400, 404} and 404 in codes  # 400: it has no documents yet
+
+
+def test_a_library_that_answers_is_not_deleted(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents_gate, "READERS_SECONDS", 0.1)
+    assert httpx.post(f"{running.api}/libraries", json={"name": "asked"}, timeout=60).status_code == 201
+    shelf = running.app.state.service.libraries.shelf("asked")
+    with shelf.gate.reading():
+        refused = httpx.delete(f"{running.api}/libraries/asked", timeout=60)
+    assert refused.status_code == 409 and "being answered" in refused.json()["error"]["message"]
+    assert httpx.get(f"{running.api}/documents?library=asked").json()["data"] == []  # and it goes on
+    assert httpx.delete(f"{running.api}/libraries/asked", timeout=60).status_code == 200
 
 
 def test_a_library_that_is_being_read_into_is_not_deleted(running: Running) -> None:
