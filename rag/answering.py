@@ -1,4 +1,4 @@
-"""Questions answered from a library, with citations: by a model (`stuff`, `refine`, `map_reduce`) or by quotation.
+"""Questions answered from a library, with citations: by a model (`stuff`, `focus`, `refine`, `map_reduce`) or by quotation.
 
 Sources come first in the prompt and the question last; `fitting` keeps it within the window, `followups` makes a
 question whole, `citations` checks what a model cites. Knows no framework.
@@ -17,7 +17,7 @@ from ..core.chat import Message
 from ..core.engines.base import Usage
 from ..core.errors import BadInput, ContextOverflow
 from ..core.sampling import Sampling
-from . import citations, extract, followups
+from . import citations, extract, focus, followups
 from .answers import Answer, AnswerDelta, ChatModel, Event, choose, together
 from .citations import Citation, Marks
 from .filters import Filters
@@ -32,7 +32,7 @@ from .splitting import TARGET
 from .terms import language_of
 from .turns import Turn
 
-MODES = ("auto", "stuff", "refine", "map_reduce", "extract")
+MODES = ("auto", "stuff", "focus", "refine", "map_reduce", "extract")
 MANY = 4
 """`refine` and `map_reduce` read so many times the passages that one prompt would."""
 
@@ -60,7 +60,7 @@ def stream_answer(
     """Pieces of the answer's text, then the whole `Answer`.
 
     `auto` is `stuff` with a chat model that speaks the question's language, else `extract` with a note that says so.
-    `k` passages are used, `refine` and `map_reduce` read more. With `history`, a question that leans on it is made
+    `focus` shows the model only the best sentences of three passages. `k` passages are used, `refine` and `map_reduce` read more. With `history`, a question that leans on it is made
     whole first, and a note shows it. With `abstain`, a question that the library does not seem to answer is refused
     before any model runs. `rerank` names a cross-encoder that orders the passages anew. Raises `BadInput` for an empty
     question or library, an unknown mode, a mode that needs a model without one.
@@ -168,8 +168,8 @@ class _Asking:
             yield from self._extract(search.hits, search.weights)
             return
         try:
-            writing = {"stuff": self._stuff, "refine": self._refine, "map_reduce": self._map_reduce}[self.mode]
-            yield from writing(search.hits)
+            writing = {"stuff": self._stuff, "refine": self._refine, "map_reduce": self._map_reduce}
+            yield from self._focus(search) if self.mode == "focus" else writing[self.mode](search.hits)
         except ContextOverflow as error:
             assert self.model is not None
             if not self.window.holds([Message("user", self.original)]):
@@ -213,6 +213,14 @@ class _Asking:
         turn = Turn(tuple(messages), tuple(used), self.question)
         self.library.turns.remember([*self.history, Message("user", self.original)], self._setting, turn)
         yield from self._write(messages, dict(enumerate(used, 1)))
+
+    def _focus(self, search: Found) -> Iterator[Event]:
+        """The best sentences of the first passages in a short prompt."""
+        shown = focus.focused(self.question, search.hits[: min(self.k, focus.PASSAGES)], search.weights)
+        messages = focus.messages(self.words, shown, self.question)
+        if not self.window.holds(messages):
+            raise ContextOverflow("The question and one sentence exceed the window.", "Use a longer context.")
+        yield from self._write(messages, {number: hit for number, (hit, _) in enumerate(shown, 1)})
 
     def _refine(self, hits: Sequence[Hit]) -> Iterator[Event]:
         """An answer from the first passages, then improved passage by passage."""
@@ -297,7 +305,7 @@ class _Asking:
         """Make a follow-up question understandable without the history."""
         if not self.history:
             return
-        if self.mode == "extract" or self.model is None:
+        if self.mode in ("extract", "focus") or self.model is None:
             self.question = followups.make_whole(self.question, self.history)
         elif self._last:  # the model will see all that was said: only the search needs the question whole, at once
             self.question = followups.put_after(self._last.question, self.question)
@@ -333,6 +341,8 @@ class _Asking:
         yield self._checked(marks, numbered)
 
     def _checked(self, marks: Marks, numbered: Mapping[int, Hit]) -> Answer:
+        if self.mode == "focus" and marks.text.strip().startswith(self.words.absent.rstrip("。.")):
+            return self._answer(marks.text.strip(), [], list(numbered.values()), refused=True)
         found, named = citations.settle(marks, numbered)
         if marks.removed:
             self.notes.append(self.words.removed.format(markers=" ".join(dict.fromkeys(marks.removed))))

@@ -50,11 +50,11 @@ class Answer:
     text: str
     citations: list[Citation] = field(default_factory=list)
     mode: str = "extract"
-    """How it was made: stuff, refine, map_reduce, extract."""
+    """How it was made: stuff, focus, refine, map_reduce, extract."""
     notes: list[str] = field(default_factory=list)
     """Messages to the user, a line each, in the question's language."""
     refused: bool = False
-    """The library holds no answer; no model was asked."""
+    """The library holds no answer: told without asking a model, or by the model in `focus`."""
     usage: Usage = field(default_factory=Usage)
     """Tokens of all the requests that it took."""
     question: str = ""

@@ -64,17 +64,27 @@ def quotes(
     `weights` says what each of the question's terms is worth in the library; `nearness` gives texts' cosines to the
     question, in standard deviations of the library's.
     """
-    found = _score(question, hits[:PASSAGES], weights)
-    found.sort(key=_order)
-    if nearness is not None and len(found) > 1:
-        first = found[:NEAR]
-        near = nearness([quote.text for quote in first])
-        first = [
-            Quote(quote.hit, quote.start, quote.end, quote.score + NEAR_WEIGHT * (value - min(near)))
-            for quote, value in zip(first, near, strict=True)
-        ]
-        found = sorted(first, key=_order) + found[NEAR:]
+    found = ranked(question, hits[:PASSAGES], weights, nearness)
     return [quote for at, quote in enumerate(found[:count]) if at < 2 or quote.score >= POOR * found[0].score > 0]
+
+
+def ranked(
+    question: str,
+    hits: Sequence[Hit],
+    weights: Mapping[str, float],
+    nearness: Callable[[Sequence[str]], Sequence[float]] | None = None,
+) -> list[Quote]:
+    """All sentences of passages, best first; what `weights` and `nearness` are, `quotes` says."""
+    found = sorted(_score(question, hits, weights), key=_order)
+    if nearness is None or len(found) < 2:
+        return found
+    first = found[:NEAR]
+    near = nearness([quote.text for quote in first])
+    first = [
+        Quote(quote.hit, quote.start, quote.end, quote.score + NEAR_WEIGHT * (value - min(near)))
+        for quote, value in zip(first, near, strict=True)
+    ]
+    return sorted(first, key=_order) + found[NEAR:]
 
 
 def _order(quote: Quote) -> tuple[float, int, int]:

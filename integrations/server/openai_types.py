@@ -143,7 +143,7 @@ class ChatRequest(Settings):
     """Which one; the server's own unless named."""
     filters: dict[str, Any] | None = None
     """Which documents: files, folders, kinds, after, before."""
-    mode: Literal["auto", "stuff", "refine", "map_reduce", "extract"] | None = None
+    mode: Literal["auto", "stuff", "focus", "refine", "map_reduce", "extract"] | None = None
     """How to answer from documents; `extract` quotes them without a model."""
     k: Annotated[int, Field(ge=1, le=100)] | None = None
     """How many passages to answer from; 5."""

@@ -214,7 +214,7 @@ def test_a_question_about_something_else_is_refused_before_the_model(library: Li
 
 
 def test_what_cannot_be_asked(library: Library, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="auto, stuff, refine, map_reduce, extract"):
+    with pytest.raises(BadInput, match="auto, stuff, focus, refine, map_reduce, extract"):
         answer(library, None, "?", mode="magic")
     with pytest.raises(BadInput, match="needs a model"):
         answer(library, None, "What?", mode="stuff")

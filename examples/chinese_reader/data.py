@@ -1,0 +1,107 @@
+"""What the reader is taught on: questions with passages that the app itself found, in the prompt that the app writes.
+
+    HANPACA_DATA=FOLDER python examples/chinese_reader/data.py OUT
+
+Writes train.jsonl, validation.jsonl (questions of documents that are never trained on) and the library that was asked.
+Every question comes with its answer and the number of its source; one in three also without the passages that hold
+it, and then the answer is that there is none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from hanpaca.rag import Hit, Library
+from hanpaca.rag.focus import focused, messages
+from hanpaca.rag.prompts import wording
+from hanpaca.rag.terms import language_of
+
+VALIDATION = 5
+"""One document in so many is held out."""
+PASSAGES = 3
+SHORTEST, LONGEST = 110, 250
+"""Chinese characters of the passages of a prompt."""
+
+Row = dict[str, Any]
+
+
+def rows(data: Path, name: str) -> list[Row]:
+    with (data / "qa" / "dev" / f"{name}.jsonl").open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def held_out(row: Row) -> bool:
+    """Whether a question belongs to a document that is not trained on; translations of a document go together."""
+    together = min(str(row["doc_id"]), str(row.get("parallel_doc_id") or row["doc_id"]))
+    return sha256(together.encode()).digest()[0] % VALIDATION == 0
+
+
+def open_library(data: Path, folder: Path) -> Library:
+    """The documents and distractors as a library, made once."""
+    library = Library.open(folder)
+    if not library.files():
+        for row in rows(data, "documents") + rows(data, "distractors"):
+            library.add_text(row["text"], row["id"], embed=False)
+        library.embed_pending()
+    return library
+
+
+def holds(hit: Hit, row: Row) -> bool:
+    """Whether a passage has a gold answer, where it stands in the document."""
+    spans = zip(row["answers"], row["answer_start"], strict=True)
+    return hit.file == row["doc_id"] and any(hit.start <= at and at + len(text) <= hit.end for text, at in spans)
+
+
+def prompt(question: str, hits: Sequence[Hit], weights: Any, chance: random.Random) -> tuple[list[Row], list[str]]:
+    """The messages of a prompt and the texts of its sources; their order is changed in half of the cases."""
+    chosen = list(hits)
+    if chance.random() < 0.5:
+        chance.shuffle(chosen)
+    shown = focused(question, chosen, weights, chance.randint(SHORTEST, LONGEST))
+    words = wording(language_of(question) or "en")
+    return [vars(message) for message in messages(words, shown, question)], [" ".join(t.split()) for _, t in shown]
+
+
+def examples(library: Library, row: Row) -> Iterator[Row]:
+    """A question as it is trained on."""
+    chance = random.Random(row["id"])
+    question, words = row["question"], wording(language_of(row["question"]) or "en")
+    found = library.find(question, 8, fill=False)
+    asked, texts = prompt(question, found.hits[:PASSAGES], found.weights, chance)
+    gold = next((" ".join(text.split()) for text in row["answers"]), "")
+    numbers = [number for number, text in enumerate(texts, 1) if gold and gold in text]
+    if numbers:
+        yield {"messages": [*asked, {"role": "assistant", "content": f"{gold}[{numbers[0]}]"}]}
+    if not gold or chance.random() < 1 / 3:
+        others = [hit for hit in found.hits if not any(text in hit.text for text in row["answers"])][:PASSAGES]
+        if others:
+            asked, _ = prompt(question, others, found.weights, chance)
+            yield {"messages": [*asked, {"role": "assistant", "content": words.absent}]}
+
+
+def main() -> int:
+    if not os.environ.get("HANPACA_DATA") or len(sys.argv) != 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    data, out = Path(os.environ["HANPACA_DATA"]), Path(sys.argv[1])
+    out.mkdir(parents=True, exist_ok=True)
+    questions = rows(data, "questions")
+    with open_library(data, out / "library") as library:
+        made = [example for row in questions if not held_out(row) for example in examples(library, row)]
+    random.Random(0).shuffle(made)
+    for name, lines in (("train", made), ("validation", [row for row in questions if held_out(row)])):
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        (out / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        print(f"{out / name}.jsonl: {len(lines)} lines")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
