@@ -141,7 +141,7 @@ def test_refine_and_map_reduce(library: Library) -> None:
 
 def test_a_follow_up_is_made_whole_only_with_history(library: Library) -> None:
     model = Scripted("What is the capital of Chile?", "Santiago [1]")
-    history = [Message("user", "What is the capital of Peru?"), Message("assistant", "Lima [1]")]
+    history = [Message("user", "Tell me the capital of Peru."), Message("assistant", "Lima [1]")]  # nobody asked that
     found = answer(library, model, "and what is the capital of Chile?", history=history)
     assert found.question == "What is the capital of Chile?"
     assert ENGLISH.understood.format(question=found.question) in found.notes
