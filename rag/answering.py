@@ -1,4 +1,4 @@
-"""Questions answered from a library, with citations: by a model (`stuff`, `focus`, `refine`, `map_reduce`) or by quotation.
+"""Questions answered from a library, with citations: by a model (stuff, focus, refine, map_reduce) or by quotation.
 
 Sources come first in the prompt and the question last; `fitting` keeps it within the window, `followups` makes a
 question whole, `citations` checks what a model cites. Knows no framework.
@@ -60,10 +60,11 @@ def stream_answer(
     """Pieces of the answer's text, then the whole `Answer`.
 
     `auto` is `stuff` with a chat model that speaks the question's language, else `extract` with a note that says so.
-    `focus` shows the model only the best sentences of three passages. `k` passages are used, `refine` and `map_reduce` read more. With `history`, a question that leans on it is made
-    whole first, and a note shows it. With `abstain`, a question that the library does not seem to answer is refused
-    before any model runs. `rerank` names a cross-encoder that orders the passages anew. Raises `BadInput` for an empty
-    question or library, an unknown mode, a mode that needs a model without one.
+    `focus` shows the model only the best sentences of three passages. `k` passages are used, `refine` and `map_reduce`
+    read more. With `history`, a question that leans on it is made whole first, and a note shows it. With `abstain`, a
+    question that the library does not seem to answer is refused before any model runs. `rerank` names a cross-encoder
+    that orders the passages anew. Raises `BadInput` for an empty question or library, an unknown mode, a mode that
+    needs a model without one.
     """
     asking = _Asking(library, model, question, mode, k, history, Sampling.of(sampling), filters, abstain, rerank)
     return asking.run()

@@ -1,12 +1,14 @@
 """Keep a library in step with its folders: a sync at once, then one after every change, until told to stop.
 
-Changes that come in quick succession are one sync. Knows the operating system's word that something changed; what
-changed is found out by the sync itself, as always.
+Changes that come in quick succession are one sync. Words are searchable at once; vectors, which take long, are computed
+between two looks at the folders, so that no change waits for them. Knows the operating system's word that something
+changed; what changed is found out by the sync itself, as always.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ SETTLED, LONGEST = 400, 5_000
 """Milliseconds without a change after which a sync begins; and after which one begins in any case."""
 _LOOK = 500
 """Milliseconds between two looks at `stop`."""
+_EMBEDDING = 5.0
+"""Seconds of computing vectors between two looks at the folders."""
 
 Outcome = SyncReport | HanpacaError
 """What a sync did, or why it could not: the next change tries again."""
@@ -35,6 +39,7 @@ def watch(
 ) -> None:
     """Sync `paths` now and after every change below them, until `stop` is set; `options` are those of `Library.sync`.
 
+    `on_sync` hears of each sync that did something once its words are searchable, and again when the vectors are there.
     Raises what the first sync raises, `EngineUnavailable` where the package watchfiles is missing, and
     `KeyboardInterrupt` at Ctrl+C: the library is whole then, as after any interrupted sync.
     """
@@ -45,6 +50,7 @@ def watch(
             "Watching folders needs the package watchfiles.", 'Install it with: pip install "hanpaca[rag]"'
         ) from error
     given = [absolute(path) for path in paths]
+    embed, options = options.get("embed", True), options | {"embed": False}
     first = library.sync(given, **options)
     on_sync(first)
     changes = watchfiles.watch(
@@ -56,6 +62,7 @@ def watch(
         yield_on_timeout=True,
         stop_event=stop,
     )
+    vectors = _Vectors(library, stop) if embed else None
     watched, failed = False, set(first.failed)
     for changed in changes:
         # The first round ends with the watch in place: what changed before that is found now.
@@ -63,7 +70,41 @@ def watch(
             outcome = _again(library, given, options)
             if isinstance(outcome, HanpacaError) or _is_news(outcome, failed):
                 on_sync(outcome)
+        if vectors and (done := vectors.go_on(bool(changed) or not watched)):
+            on_sync(done)
         watched = True
+
+
+class _Vectors:
+    """The vectors that are missing, a few seconds at a time."""
+
+    def __init__(self, library: Library, stop: threading.Event | None) -> None:
+        self._library, self._stop = library, stop
+        self._embedded, self._seconds = 0, 0.0
+
+    def go_on(self, changed: bool) -> Outcome | None:
+        """Compute some; what was done since the last time, once none is missing. Thresholds follow the library."""
+        if not changed and not self._missing():
+            return None
+        start = time.monotonic()
+        try:
+            self._embedded += self._library.embed_pending(stop=lambda: self._enough(start))
+        except HanpacaError as error:
+            return error
+        self._seconds += time.monotonic() - start
+        if self._missing() or not self._embedded:
+            return None
+        done, self._embedded, self._seconds = SyncReport(embedded=self._embedded, seconds=self._seconds), 0, 0.0
+        return done
+
+    def _missing(self) -> bool:
+        passages, vectors = self._library.store.counts()
+        return vectors < passages
+
+    def _enough(self, start: float) -> bool:
+        if self._stop is not None and self._stop.is_set():
+            return True
+        return time.monotonic() - start > _EMBEDDING and self._missing()
 
 
 def _again(library: Library, paths: Sequence[str], options: dict[str, Any]) -> Outcome:

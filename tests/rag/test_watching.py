@@ -2,14 +2,16 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from test_library_durability import HashedEmbedder
 
 from hanpaca.core.errors import BadInput, HanpacaError, LibraryBusy
-from hanpaca.rag import Library, SyncReport
+from hanpaca.rag import Library, SyncReport, watching
 from hanpaca.rag.watching import Outcome, watch
 
 PATIENCE = 40.0
@@ -111,6 +113,35 @@ def test_a_broken_file_is_told_once(watcher: Watcher) -> None:
     watcher.wait(lambda: "六.txt" in watcher.names())
     told = [failure for one in watcher.outcomes if isinstance(one, SyncReport) for failure in one.failed]
     assert len(told) == 1
+
+
+def test_a_change_does_not_wait_for_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new file's words are found while the vectors of a large one are still computed."""
+    monkeypatch.setattr(watching, "_EMBEDDING", 0.2)
+    go_on = threading.Event()
+
+    class Slow(HashedEmbedder):
+        def embed_passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
+            time.sleep(0.0 if go_on.is_set() else 0.5)
+            return super().embed_passages(texts)
+
+    folder = tmp_path / "文档"
+    folder.mkdir()
+    (folder / "一.txt").write_text("\n\n".join(f"第{n}段讲的是羊驼。" * 40 for n in range(900)), encoding="utf-8")
+    with Library.open(tmp_path / "library", Slow()) as library:
+        made = Watcher(library, folder)
+        (folder / "二.txt").write_text("骆马每天喝八升水。", encoding="utf-8")
+        made.wait(lambda: "二.txt" in made.names())
+        stats = library.stats()
+        assert stats.embedded < stats.passages
+        assert "八升" in library.search("骆马喝多少水", mode="keywords")[0].text
+        go_on.set()
+        made.wait(lambda: library.stats().embedded == stats.passages)
+        made.wait(lambda: any(isinstance(one, SyncReport) and one.embedded for one in made.outcomes))
+        made.stop.set()
+        made.thread.join(PATIENCE)
+    told = [one.embedded for one in made.outcomes if isinstance(one, SyncReport)]
+    assert sum(told) == stats.passages and told[0] == 0 and len(told) == 3
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
