@@ -10,6 +10,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from .store import placeholders
 from .terms import PARTICLE, is_cjk, joined, question_terms, terms, words
@@ -38,6 +39,14 @@ class Question:
     """What all terms are worth together, those that occur nowhere included."""
     searched: tuple[str, ...]
     """The terms to look for, rarest first."""
+
+    @cached_property
+    def kinds(self) -> tuple[list[str], list[str], frozenset[str]]:
+        """The terms of characters, those of them with a particle, which are looked for where it stands, and words."""
+        characters = [term for term in self.weights if is_cjk(term)]
+        particles = [term for term in characters if PARTICLE in term]
+        pairs = [term for term in characters if PARTICLE not in term]
+        return pairs, particles, frozenset(self.weights) - frozenset(characters)
 
 
 def weigh(reading: sqlite3.Connection, text: str, passages: int, words: Sequence[str] = ()) -> Question:
@@ -98,33 +107,29 @@ def candidates(
     return [row[0] for row in rows]
 
 
-def score(question: Question, text: str, context: str) -> tuple[float, list[str]]:
+def score(question: Question, text: str, context: Mapping[str, int]) -> tuple[float, list[str]]:
     """BM25 of one passage as a share of the most that the question's terms could give, and the terms it holds.
 
-    Both texts are folded. FTS5's own figure is not used: it is 0 for a term in half of the passages, which in a small
-    library is any term.
+    `text` is folded, `context` is `count` of what stands around it. FTS5's own figure is not used: it is 0 for a term
+    in half of the passages, which in a small library is any term.
     """
-    body, around = _Counts(text), _Counts(context)
+    body = count(question, text)
     length = _K1 * (1 - _B + _B * len(text) / _USUAL_LENGTH)
     found, held = 0.0, []
     for term, weight in question.weights.items():
-        times = body[term] + CONTEXT_WEIGHT * around[term]
+        times = body.get(term, 0) + CONTEXT_WEIGHT * context.get(term, 0)
         if times:
             held.append(term)
             found += weight * times / (times + length)
     return found / question.total if question.total else 0.0, held
 
 
-class _Counts:
-    """How often terms occur in a folded text."""
-
-    def __init__(self, folded: str) -> None:
-        self._folded, self._joined = folded, joined(folded)
-        self._words: Counter[str] | None = None
-
-    def __getitem__(self, term: str) -> int:
-        if is_cjk(term):
-            return (self._folded if PARTICLE in term else self._joined).count(term)
-        if self._words is None:
-            self._words = Counter(words(self._folded))
-        return self._words[term]
+def count(question: Question, folded: str) -> dict[str, int]:
+    """How often each of the question's terms occurs in a folded text, if it does."""
+    pairs, particles, single = question.kinds
+    without = joined(folded)
+    found = {term: times for term in pairs if (times := without.count(term))}
+    found |= {term: times for term in particles if (times := folded.count(term))}
+    if single:
+        found |= {term: times for term, times in Counter(words(folded)).items() if term in single}
+    return found

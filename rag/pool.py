@@ -98,9 +98,13 @@ class Pool:
 
     def _words(self) -> dict[int, tuple[float, list[str]]]:
         found = {}
+        contexts: dict[tuple[str, str, str], dict[str, int]] = {}  # passages of a section share theirs
         for number, row in self.rows.items():
-            context = fold(keywords_context(row[2], row[9], json.loads(row[5])))
-            found[number] = keywords.score(self.question, self.folded[number], context)
+            where = path, title, headings = row[2], row[9], row[5]
+            if where not in contexts:
+                context = fold(keywords_context(path, title, json.loads(headings)))
+                contexts[where] = keywords.count(self.question, context)
+            found[number] = keywords.score(self.question, self.folded[number], contexts[where])
         return found
 
     def _score(self, number: int, mode: str) -> float:
