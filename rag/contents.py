@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import BadInput
-from .paths import absolute, ends_with
+from .paths import absolute, ends_with, is_below
 from .store import Store
 
 
@@ -76,6 +76,15 @@ def stats(store: Store) -> Stats:
         made_with = store.meta("embedder") if embedded else None
     on_disk = sum(path.stat().st_size for path in store.path.parent.rglob("*") if path.is_file())
     return Stats(count_files, passages, embedded, characters, on_disk, made_with, languages, tuple(failures))
+
+
+def below(store: Store, name: Path | str) -> list[str]:
+    """The library's own paths of the files that a name means: one, as `resolve`, or all below a folder."""
+    if not str(name).strip():  # that would be the folder one is in
+        raise BadInput("The name of a document is empty.", "`hanpaca sources` lists what the library has.")
+    top = absolute(str(name))
+    paths = [row[0] for row in store.connection.execute("SELECT path FROM files ORDER BY path")]
+    return [path for path in paths if path != top and is_below(path, top)] or [resolve(store, name)]
 
 
 def resolve(store: Store, file: Path | str) -> str:

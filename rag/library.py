@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -260,10 +260,15 @@ class Library:
         The number of its passages. Raises `BadInput` if the library has no such file.
         """
         path = self.resolve(file)
+        return self.delete_all([path])[path]
+
+    def delete_all(self, names: Iterable[Path | str]) -> dict[str, int]:
+        """`delete` for files and whole folders: path → passages. A wrong name among them leaves all as it was."""
+        paths = list(dict.fromkeys(path for name in names for path in contents.below(self.store, name)))
         with self.writing():
-            count = indexing.forget(self.store, path)
+            removed = {path: indexing.forget(self.store, path) for path in paths}
             self._tidy(thoroughly=True)
-        return count
+        return removed
 
     def resolve(self, file: Path | str) -> str:
         """The library's own path of a file given as the user knows it: whole, relative, or its last parts."""

@@ -48,7 +48,7 @@ def sources(argv: list[str]) -> int:
 def delete(argv: list[str]) -> int:
     """Remove documents from a library."""
     parser = Parser("delete", "Remove documents from a library. The files themselves stay where they are.")
-    parser.add_argument("files", nargs="*", metavar="FILE", help="as `hanpaca sources` shows it")
+    parser.add_argument("files", nargs="*", metavar="FILE|FOLDER", help="as `hanpaca sources` shows it")
     parser.add_argument("--whole-library", action="store_true", help="delete the library itself, uploads included")
     add_library(parser)
     add_json(parser)
@@ -58,9 +58,7 @@ def delete(argv: list[str]) -> int:
     if found.whole_library:
         return _delete_library(found)
     with open_library(found) as library:
-        # All names are looked up before anything is deleted: a wrong one leaves the library as it was.
-        paths = [library.resolve(file) for file in found.files]
-        removed = {path: library.delete(path) for path in paths}
+        removed = library.delete_all(found.files)
     if found.json:
         as_json({"removed": removed})
     else:

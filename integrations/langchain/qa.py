@@ -36,8 +36,8 @@ def question_answering(
     The input is a question, or a dict with `question` and `history` (LangChain messages). `sources` are dicts with
     `number`, `file`, `page`, `line`, `quote`, `start` and `end`; `context` holds the passages as documents. Streamed,
     pieces of `answer` come first and everything else in the last chunk. `chat` None answers by quoting; `mode` is one
-    of auto, stuff, focus, refine, map_reduce, extract; `abstain` refuses questions that the library does not answer. Raises
-    `BadInput` for a retriever that does not search both ways: answers are looked for by keywords and vectors.
+    of auto, stuff, focus, refine, map_reduce, extract; `abstain` refuses questions that the library does not answer.
+    Raises `BadInput` for a retriever that does not search both ways: answers need keywords and vectors.
     """
 
     _refuse_mode(retriever)

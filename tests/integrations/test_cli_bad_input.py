@@ -169,6 +169,18 @@ def test_a_whole_library_is_deleted_only_when_that_is_said(run: Run, library: Pa
     refused(run("delete", "--whole-library", "--library", library), "no library")
 
 
+def test_a_folder_of_documents_is_deleted(run: Run, tmp_path: Path) -> None:
+    inside, library = tmp_path / "合同", tmp_path / "library"
+    (inside / "旧").mkdir(parents=True)
+    for place in (inside / "一.txt", inside / "旧" / "二.txt", tmp_path / "合同三.txt"):
+        place.write_text(f"{place.stem}说的是羊驼的毛。", encoding="utf-8")
+    assert run("ingest", inside, tmp_path / "合同三.txt", "--library", library).code == 0
+    assert run("delete", inside, "--library", library).out.count("is removed") == 2
+    left = run("sources", "--library", library).out
+    assert "合同三.txt" in left and "二.txt" not in left
+    refused(run("delete", inside, "--library", library), "no file")
+
+
 def test_deleting_a_file_that_is_not_there_deletes_nothing(run: Run, library: Path) -> None:
     refused(run("delete", "llamas.txt", "alpacas.txt", "--library", library), "alpacas.txt")
     assert "llamas.txt" in run("sources", "--library", library).out
