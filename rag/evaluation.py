@@ -7,6 +7,7 @@ a good passage holds), `answerable` (false: it should be refused). Knows no lang
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -100,7 +101,7 @@ def evaluate(
         _share(refused[True]),
         _share(refused[False]),
         statistics.median(seconds),
-        sorted(seconds)[int(0.95 * (len(seconds) - 1))],
+        sorted(seconds)[math.ceil(0.95 * len(seconds)) - 1],
         missed,
     )
 
