@@ -7,7 +7,7 @@ that ends it. Exactly these last two carry loss.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +24,13 @@ class Cut:
     """How often an example did not fit."""
 
     at_turns: int = 0
-    """Conversations that became several examples."""
+    """How often a conversation was cut between turns."""
     answers: int = 0
     """Answers that lost their end."""
     left_out: int = 0
     """Questions longer than an example, with their answers."""
+    places: list[str] = field(default_factory=list)
+    """Where the conversations of these questions stand."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Encoder:
             return [*whole[len(prompt) :], self.end]
         return [*self._tokenizer.tokenize(answer), self.end]
 
-    def examples(self, messages: Sequence[Message]) -> Iterator[Example]:
+    def examples(self, messages: Sequence[Message], place: str = "") -> Iterator[Example]:
         """A conversation as examples of at most `length` tokens, cut between turns where it is longer.
 
         A later part begins with the system message and its own first question. Answers that alone are too long lose
@@ -80,6 +82,7 @@ class Encoder:
                 ids, marks = [], []
             if len(prompt) >= self.length:
                 self.cut.left_out += 1
+                self.cut.places.append(f"{place}: a question is longer than --length")
                 ids, marks, start = [], [], number + 1
                 continue
             if len(prompt) + len(answer) > self.length:

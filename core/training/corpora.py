@@ -51,6 +51,8 @@ class Corpus:
     starts: NDArray[np.int64]
     """Where documents begin."""
     counts: Counts
+    identity: str = ""
+    """Changes when the text or its tokenizer does."""
 
     def blocks(self, length: int) -> int:
         """How many blocks of `length` tokens there are, the last, shorter one included."""
@@ -92,7 +94,7 @@ def open_corpus(
             _write(files, tokenizer, Duplicates(exact=deduplicate, near=near), partial)
     counts = Counts(**json.loads((folder / "counts.json").read_text(encoding="utf-8")))
     ids = np.memmap(folder / "ids.bin", dtype=np.uint32, mode="r")
-    return Corpus(ids, np.load(folder / "starts.npy"), counts)
+    return Corpus(ids, np.load(folder / "starts.npy"), counts, folder.name)
 
 
 def hash_of(file: Path) -> bytes:

@@ -41,8 +41,8 @@ class Foresight:
     characters_per_token: float
 
 
-def held_out(path: str, tokenizer: Tokenizer, characters: int) -> HeldOut:
-    """The first `characters` of a text file, or of the files of a folder."""
+def held_out(path: str, tokenizer: Tokenizer, characters: int, name: str = "") -> HeldOut:
+    """The first `characters` of a text file, or of the files of a folder; its own name unless another is given."""
     parts: list[str] = []
     left = characters
     for document in documents(text_files([Path(path)])):
@@ -53,7 +53,7 @@ def held_out(path: str, tokenizer: Tokenizer, characters: int) -> HeldOut:
     text = "\n".join(parts).strip()
     if not text:
         raise BadInput(f"{path} holds no text to evaluate on.", "Give a file with text in it.")
-    return HeldOut(Path(path).name, tuple(tokenizer.tokenize(text)), len(text))
+    return HeldOut(name or Path(path).name, tuple(tokenizer.tokenize(text)), len(text))
 
 
 def foresee(model: Any, text: HeldOut, start: int, window: int, batch: int) -> Foresight:

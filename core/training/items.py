@@ -32,6 +32,16 @@ class Item:
 class Source(Protocol):
     """Items by number, and an order for each epoch."""
 
+    @property
+    def identity(self) -> str:
+        """Changes when the items do."""
+        ...
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """Rows that were left out: place and reason."""
+        ...
+
     def __len__(self) -> int: ...
 
     def item(self, number: int) -> Item:

@@ -14,11 +14,21 @@ from typing import Any, ClassVar, get_args
 
 from ..errors import BadInput
 from .rows import BadRows
+from .types import wrong_type
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TRAINED = ("embed_tokens", "lm_head")
 _CHOICES = {
     "method": ("lora", "full"),
+    "schedule": (
+        "cosine",
+        "linear",
+        "constant",
+        "constant_with_warmup",
+        "cosine_with_restarts",
+        "polynomial",
+        "inverse_sqrt",
+    ),
     "quantization": (None, "8bit", "4bit"),
     "dtype": ("auto", "float32", "bfloat16", "float16"),
     "checkpointing": ("auto", "on", "off"),
@@ -73,7 +83,7 @@ class Options:
     learning_rate: float = 2e-4
     """Highest learning rate."""
     schedule: str = "cosine"
-    """How the learning rate falls: cosine, linear, constant, as transformers names them."""
+    """How the learning rate falls: cosine, linear, constant, or another that transformers names without settings."""
     warmup: float = 0.05
     """Share of the steps in which the learning rate rises."""
     weight_decay: float = 0.01
@@ -98,6 +108,9 @@ class Options:
     """Write a TensorBoard log too."""
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            if wrong := wrong_type(getattr(self, field.name), str(field.type)):
+                raise BadInput(f"--{_dashed(field.name)} is {wrong}, not {getattr(self, field.name)!r}.", "Mend it.")
         for name, valid in _CHOICES.items():
             if hasattr(self, name) and getattr(self, name) not in valid:
                 shown = ", ".join(str(value) for value in valid if value is not None)
@@ -202,7 +215,10 @@ def from_json(file: Path, **changes: Any) -> Options:
         found = json.loads(file.read_text(encoding="utf-8"))
         kind, values = KINDS[found["kind"]], dict(found["options"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{file} is no run of `hanpaca pretrain` or `finetune`.", "Give its run.json.") from error
+        raise BadInput(
+            f"{file} is damaged, or no run of `hanpaca pretrain`, `finetune` or `prefer`.",
+            "Restore it, or name another folder with --out.",
+        ) from error
     known = {field.name for field in fields(kind)}
     if unknown := sorted(set(values) - known):
         raise BadInput(f"{file} has options that are not known: {', '.join(unknown)}.", _valid(known))

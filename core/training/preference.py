@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,13 @@ class Pairs:
     items: list[Item]
     left_out: int
     """Pairs that are longer than an example."""
+    refused: tuple[str, ...] = ()
+    """Rows that were left out: place and reason."""
     reference: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
     """log p₀ of both answers of each pair; filled before the first step."""
 
     @classmethod
-    def of(cls, rows: Sequence[Preference], encoder: Encoder) -> Pairs:
+    def of(cls, rows: Sequence[Preference], encoder: Encoder, refused: tuple[str, ...] = ()) -> Pairs:
         """Tokenise. Raises `BadInput` where none fits."""
         found, left_out = [], 0
         for row in rows:
@@ -45,6 +48,7 @@ class Pairs:
             answers = [encoder.answer(row.messages, prompt, text) for text in (row.chosen, row.rejected)]
             if len(prompt) + max(map(len, answers)) > encoder.length or answers[0] == answers[1]:
                 left_out += 1
+                refused = (*refused, f"{row.place}: the pair is longer than --length, or both answers are the same")
                 continue
             ids = [token for answer in answers for token in (*prompt, *answer)]
             weights = [weight for answer in answers for weight in (*[0.0] * len(prompt), *[1.0] * len(answer))]
@@ -52,7 +56,15 @@ class Pairs:
             found.append(Item(np.array(ids, np.uint32), np.array(weights, np.float32), segments))
         if not found:
             raise BadInput("No pair of answers fits.", "Give a larger --length.")
-        return cls(found, left_out)
+        return cls(found, left_out, refused)
+
+    @cached_property
+    def identity(self) -> str:
+        """Changes when the pairs, their order or their tokens do."""
+        whole = sha256()
+        for item in self.items:
+            whole.update(item.ids.tobytes() + b"|" + repr(item.segments).encode())
+        return whole.hexdigest()[:24]
 
     def __len__(self) -> int:
         return len(self.items)

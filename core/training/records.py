@@ -97,10 +97,10 @@ def recorder_class() -> Any:
             self._run, self._reports, self._evaluate, self._every = run, reports, evaluate, every
             self._tokens = step_tokens
             self._since = time.perf_counter()
-            self._first: tuple[int, float] | None = None
+            self._logged = 0
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self._since = time.perf_counter()
+            self._since, self._logged = time.perf_counter(), state.global_step
             if state.global_step == 0:
                 self._held_out(state)
 
@@ -109,9 +109,8 @@ def recorder_class() -> Any:
                 return
             now = time.perf_counter()
             seconds, self._since = now - self._since, now
-            tokens = sum(
-                self._tokens(step) for step in range(state.global_step - args.logging_steps, state.global_step)
-            )
+            tokens = sum(self._tokens(step) for step in range(self._logged, state.global_step))
+            self._logged = state.global_step
             line = {
                 "step": state.global_step,
                 "steps": state.max_steps,
@@ -125,6 +124,9 @@ def recorder_class() -> Any:
             self._write(state, line)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            # What is not logged before a checkpoint is lost to the log of a resumed run; and the last loss is wanted.
+            if state.global_step % args.save_steps == 0 or state.global_step >= state.max_steps:
+                control.should_log = True
             if self._every and state.global_step % self._every == 0 and state.global_step < state.max_steps:
                 self._held_out(state)
 

@@ -65,11 +65,19 @@ class Refused:
 
     rows: list[tuple[Place, str]]
 
+    def lines(self) -> list[str]:
+        """All of them."""
+        return [f"{place}: {reason}" for place, reason in self.rows]
+
     def text(self) -> str:
         """The first of them, one in a line."""
-        shown = [f"{place}: {reason}" for place, reason in self.rows[:_SHOWN]]
-        more = len(self.rows) - len(shown)
-        return "\n".join([*shown, *([f"… and {more} more"] if more else [])])
+        return first_lines(self.lines())
+
+
+def first_lines(lines: Sequence[str]) -> str:
+    """Some of many lines, and how many more there are."""
+    more = len(lines) - _SHOWN
+    return "\n".join([*lines[:_SHOWN], *([f"… and {more} more"] if more > 0 else [])])
 
 
 def conversations(files: Sequence[Path], bad_rows: BadRows = "stop") -> tuple[list[Conversation], Refused]:
@@ -134,6 +142,9 @@ def _array(file: Path, text: str) -> Iterator[tuple[int, Any]]:
         while at < len(text) and text[at] in blank + ",":
             at += 1
         if text[at : at + 1] == "]":
+            if rest := text[at + 1 :].strip():
+                line += text.count("\n", counted, text.index(rest[0], at + 1))
+                raise BadInput(f"{file} goes on after its array, in line {line}.", "Make it one array, or JSON lines.")
             return
         line += text.count("\n", counted, at)
         counted = at
@@ -145,6 +156,8 @@ def _array(file: Path, text: str) -> Iterator[tuple[int, Any]]:
 
 
 def _answered(row: dict[str, Any]) -> tuple[Message, ...]:
+    if "chosen" in row and "rejected" in row:
+        raise _BadRow("it is a pair of answers, which hanpaca prefer takes")
     messages = _messages(row, answered=True)
     if messages[-1].role != "assistant":
         raise _BadRow("the conversation does not end with an answer")
@@ -182,11 +195,12 @@ def _messages(row: dict[str, Any], *, answered: bool) -> tuple[Message, ...]:
 
 
 def _history(row: dict[str, Any]) -> Iterator[tuple[Role, str]]:
-    for turn in row.get("history") or []:
+    history = row.get("history") or []
+    for turn in history if isinstance(history, list) else [history]:
         if not isinstance(turn, list) or len(turn) != 2 or not all(isinstance(text, str) for text in turn):
             raise _BadRow("its history is no list of [question, answer]")
-        yield "user", turn[0]
-        yield "assistant", turn[1]
+        yield "user", _whole(turn[0])
+        yield "assistant", _whole(turn[1])
 
 
 def _message(entry: Any) -> Message:
@@ -198,13 +212,20 @@ def _message(entry: Any) -> Message:
         raise _BadRow(f"{role!r} is not a role; valid: {', '.join(_ROLES)}")
     if not isinstance(text, str):
         raise _BadRow("a message has no text")
-    return Message(_ROLES[role], text)
+    return Message(_ROLES[role], _whole(text))
 
 
 def _text(row: dict[str, Any], name: str) -> str:
     if not isinstance(row[name], str):
         raise _BadRow(f"its {name} is no text")
-    return str(row[name])
+    return _whole(row[name])
+
+
+def _whole(text: str) -> str:
+    """The text, unless it holds half of a character: a surrogate alone, as a cut emoji leaves it."""
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise _BadRow("its text holds half of a character (a surrogate)")
+    return text
 
 
 def _preference(row: dict[str, Any], place: Place) -> Preference:
@@ -215,7 +236,7 @@ def _preference(row: dict[str, Any], place: Place) -> Preference:
         value = row[name]
         if isinstance(value, list):  # TRL's form: the whole conversation, or the answer alone
             value = value[-1] if value else None
-        answer = value if isinstance(value, str) else _message(value).content
+        answer = _whole(value) if isinstance(value, str) else _message(value).content
         if not answer.strip():
             raise _BadRow(f"its {name} answer is empty")
         answers.append(answer)

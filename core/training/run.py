@@ -3,6 +3,8 @@
     run.json      the options: `--run run.json --out NEW` does it again
     log.jsonl     loss, learning rate, tokens and seconds of each step; held-out figures
     loss.png      the same as a picture
+    data.json     which data, so that a run goes on with no other
+    left-out.txt  rows that are not trained on, where there are any, and why
     checkpoints/  the last states, to go on from
     base/         the base's checkpoint where it was a GGUF file
 and at the end the model or the adapter, with its tokenizer, and done.json.
@@ -24,11 +26,12 @@ from ..errors import BadInput
 from ..weights.files import new_file
 from .base import Base, copy_tokenizer, load_model, open_base
 from .batches import Batches
-from .evaluation import foresee, held_out
+from .evaluation import HeldOut, foresee, held_out
 from .items import Source
-from .options import FinetuneOptions, Options, PreferenceOptions, PretrainOptions, as_json, from_json
+from .options import FinetuneOptions, Options, PreferenceOptions, PretrainOptions, as_json
 from .preference import Pairs, fill_reference, preference_trainer
 from .records import Reports, forget_after, last_checkpoint, plot, read_log, recorder_class
+from .resuming import DATA, REFERENCE, claim, data_of, left_out, same_data
 from .texts import conversations_source, pairs_source, text_source
 
 Hears = Callable[[str], None]
@@ -43,6 +46,7 @@ class Prepared:
     base: Base
     source: Source
     batches: Batches
+    texts: list[HeldOut]
     steps: int
     world: int
     main: bool
@@ -76,10 +80,15 @@ def prepare(options: Options, hears: Hears | None = None) -> Prepared:
         base = open_base(options.base, run, hears, main=main)
         _check_length(base, options)
         source = _source(options, base, hears if main else None)
+    names = [Path(path).name for path in options.eval]
+    texts = [
+        held_out(path, base.tokenizer, options.eval_characters, path if names.count(name) > 1 else name)
+        for path, name in zip(options.eval, names, strict=True)
+    ]
     each = options.accumulate * world
     most = options.steps * each if options.steps else None
     batches = Batches(source, tokens=options.batch, epochs=options.epochs, seed=options.seed, most=most, multiple=world)
-    return Prepared(options, run, base, source, batches, -(-len(batches) // each), world, main)
+    return Prepared(options, run, base, source, batches, texts, -(-len(batches) // each), world, main)
 
 
 def train(options: Options, hears: Hears | None = None, reports: Reports | None = None) -> Trained:
@@ -97,11 +106,20 @@ def train(options: Options, hears: Hears | None = None, reports: Reports | None 
     logging.disable_progress_bar()
     transformers.set_seed(options.seed)
     ready = prepare(options, say)
-    if ready.main:
-        with new_file(run / "run.json") as partial:
-            partial.write_text(as_json(options), encoding="utf-8")
     checkpoint = last_checkpoint(run / "checkpoints")
-    trainer = _trainer(ready, reports, say)
+    data = data_of(ready.source, ready.base)
+    same_data(run, data)
+    trainer = _trainer(ready, reports)
+    if ready.main:  # nothing is wrong with the options, then
+        _write(run / "run.json", as_json(options))
+        _write(run / DATA, json.dumps(data))
+        if rows := left_out(ready.source):
+            _write(run / "left-out.txt", "\n".join(rows) + "\n")
+            say(f"Every row that is left out: {run / 'left-out.txt'}")
+    if isinstance(options, PreferenceOptions):
+        with _main_first(ready.world):  # the Trainer has put the model where it computes
+            say("Computing what the untrained model gives for both answers")
+            fill_reference(trainer.model, cast(Pairs, ready.source), options.batch, run / REFERENCE)
     if checkpoint and ready.main:
         say(f"Going on from {checkpoint.name}")
         forget_after(run, int(checkpoint.name.rpartition("-")[2]))
@@ -111,30 +129,13 @@ def train(options: Options, hears: Hears | None = None, reports: Reports | None 
     return _finish(trainer, ready)
 
 
-def claim(options: Options) -> None:
-    """Raise `BadInput` unless the folder is new, or a run of the same options that was stopped."""
-    run = Path(options.out)
-    if (run / "done.json").is_file():
-        raise BadInput(f"{run} holds a finished run.", "Name another folder with --out.")
-    if (run / "run.json").is_file():
-        if different := options.differences(from_json(run / "run.json")):
-            raise BadInput(
-                f"{run} holds a run with other options: {', '.join(different)}.",
-                "Give the same ones to go on with it, or name another folder with --out.",
-            )
-    elif run.exists() and any(path.name != "base" and path.name[0] != "." for path in run.iterdir()):
-        raise BadInput(f"{run} exists already and is no run.", "Name another folder with --out.")
-    run.mkdir(parents=True, exist_ok=True)
-
-
-def _trainer(ready: Prepared, reports: Reports | None, say: Hears) -> Any:
+def _trainer(ready: Prepared, reports: Reports | None) -> Any:
     import transformers
 
     from .trainer import make_trainer
 
     options, base = ready.options, ready.base
     vocabulary = base.tokenizer.vocabulary
-    texts = [held_out(path, base.tokenizer, options.eval_characters) for path in options.eval]
     start = vocabulary.bos if vocabulary.add_bos and vocabulary.bos is not None else vocabulary.eos or 0
     window = min(1024, base.trained_window)
     model = load_model(base, options)
@@ -142,17 +143,19 @@ def _trainer(ready: Prepared, reports: Reports | None, say: Hears) -> Any:
     trainer = make_trainer(model, ready.batches, options, ready.run, ready.steps, kind)
     if isinstance(options, PreferenceOptions):
         trainer.beta, trainer.answer_loss = options.beta, options.answer_loss
-        with _main_first(ready.world):  # the Trainer has put the model where it computes
-            say("Computing what the untrained model gives for both answers")
-            fill_reference(model, cast(Pairs, ready.source), options.batch, ready.run / "reference.npy")
 
     def evaluate() -> dict[str, Any]:
-        found = [foresee(trainer.model_wrapped, text, start, window, options.batch) for text in texts]
+        found = [foresee(trainer.model_wrapped, text, start, window, options.batch) for text in ready.texts]
         return {figures.name: {k: v for k, v in asdict(figures).items() if k != "name"} for figures in found}
 
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.add_callback(recorder_class()(ready.run, reports, evaluate, options.eval_every, ready.step_tokens))
     return trainer
+
+
+def _write(file: Path, text: str) -> None:
+    with new_file(file) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _finish(trainer: Any, ready: Prepared) -> Trained:
@@ -166,7 +169,6 @@ def _finish(trainer: Any, ready: Prepared) -> Trained:
             file.replace(run / file.name)
         partial.rmdir()
         plot(run)
-        shutil.rmtree(run / "checkpoints", ignore_errors=True)
     lines = read_log(run)
     losses = [line["loss"] for line in lines if "loss" in line]
     figures = [line["held_out"] for line in lines if "held_out" in line]
@@ -178,8 +180,8 @@ def _finish(trainer: Any, ready: Prepared) -> Trained:
         figures[0] if figures else {},
     )
     if ready.main:
-        with new_file(run / "done.json") as file:
-            file.write_text(json.dumps(asdict(result), default=str, indent=2, ensure_ascii=False), encoding="utf-8")
+        _write(run / "done.json", json.dumps(asdict(result), default=str, indent=2, ensure_ascii=False))
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
     return result
 
 

@@ -42,6 +42,8 @@ class Blocks:
         rest = 1 - sum(part.share for part in mixed)
         self._taken = [self._counts[0], *(max(1, round(self._counts[0] * part.share / rest)) for part in mixed)]
         self._first = np.cumsum([0, *self._counts])
+        self.identity = "+".join(corpus.identity for corpus in self._corpora)
+        self.refused: tuple[str, ...] = ()
         self._lengths = np.concatenate(
             [_lengths(c, n, length) for c, n in zip(self._corpora, self._counts, strict=True)]
         )
@@ -81,6 +83,10 @@ class Examples:
     """Where examples begin, and the end of the last."""
     cut: Cut
     prompt_weight: float = 0.0
+    refused: tuple[str, ...] = ()
+    """Rows that were left out: place and reason."""
+    identity: str = ""
+    """Changes when the data do."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -110,7 +116,8 @@ class Examples:
 
 
 def cached_examples(key: Sequence[Any], cache: Path, make: Any, prompt_weight: float = 0.0) -> Examples:
-    """The examples that `make` gives, an iterable and the `Cut` it counts in; from the cache where they lie there.
+    """The examples that `make` gives, an iterable, the `Cut` it counts in, and the rows that were left out; from the
+    cache where they lie there.
 
     `key`: everything that decides them.
     """
@@ -119,12 +126,14 @@ def cached_examples(key: Sequence[Any], cache: Path, make: Any, prompt_weight: f
     if not (folder / "cut.json").is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with new_folder(folder) as partial:
-            examples, cut = make()
+            examples, cut, refused = make()
             _write(examples, partial)
-            (partial / "cut.json").write_text(json.dumps(vars(cut)), encoding="utf-8")
-    cut = Cut(**json.loads((folder / "cut.json").read_text(encoding="utf-8")))
+            told = {"cut": vars(cut), "refused": refused}
+            (partial / "cut.json").write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
+    told = json.loads((folder / "cut.json").read_text(encoding="utf-8"))
+    cut, refused = Cut(**told["cut"]), tuple(told["refused"])
     ids, marks, starts = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ids", "marks", "starts"))
-    return Examples(ids, marks, np.asarray(starts), cut, prompt_weight)
+    return Examples(ids, marks, np.asarray(starts), cut, prompt_weight, refused, name)
 
 
 def _write(examples: Iterable[Example], folder: Path) -> None:

@@ -12,11 +12,11 @@ from .conversations import Cut, Encoder, Example
 from .corpora import Corpus, hash_of, open_corpus
 from .options import FinetuneOptions, PreferenceOptions, PretrainOptions
 from .preference import Pairs
-from .rows import Refused, conversations, preferences
+from .rows import conversations, first_lines, preferences
 from .sources import Blocks, Examples, Mixed, cached_examples
 
 Hears = Callable[[str], None]
-VERSION = 1
+VERSION = 2
 """Of the examples in the cache."""
 
 
@@ -61,17 +61,18 @@ def conversations_source(options: FinetuneOptions, base: Base, cache: Path, hear
     template = base.template(options)
     encoder = Encoder(template, base.tokenizer, options.length)
     key: list[Any] = [VERSION, repr(template), base.tokenizer_hash, options.length, options.bad_rows]
-    key += [hash_of(file).hex() for file in files]
+    key += [f"{file} {hash_of(file).hex()}" for file in files]
 
-    def make() -> tuple[Iterator[Example], Cut]:
+    def make() -> tuple[Iterator[Example], Cut, list[str]]:
         if hears:
             hears(f"Tokenising {len(files)} file(s) of conversations")
         rows, refused = conversations(files, options.bad_rows)  # type: ignore[arg-type]
-        _tell(refused, hears)
-        return (example for row in rows for example in encoder.examples(row.messages)), encoder.cut
+        made = (example for row in rows for example in encoder.examples(row.messages, str(row.place)))
+        return made, encoder.cut, refused.lines()
 
     found = cached_examples(key, cache, make, options.prompt_weight)
     if hears:
+        _tell(found.refused, hears)
         hears(f"{len(found):,} examples, {len(found.ids):,} tokens, {found.answer_tokens:,} of answers")
         _tell_cut(found.cut, hears)
     return found
@@ -80,8 +81,8 @@ def conversations_source(options: FinetuneOptions, base: Base, cache: Path, hear
 def pairs_source(options: PreferenceOptions, base: Base, hears: Hears | None) -> Pairs:
     """The pairs of a run of preference optimisation."""
     rows, refused = preferences(instruction_files(options.data), options.bad_rows)  # type: ignore[arg-type]
-    _tell(refused, hears)
-    found = Pairs.of(rows, Encoder(base.template(options), base.tokenizer, options.length))
+    _tell(refused.lines(), hears)
+    found = Pairs.of(rows, Encoder(base.template(options), base.tokenizer, options.length), tuple(refused.lines()))
     if hears:
         hears(f"{len(found):,} pairs of answers, {sum(len(item.ids) for item in found.items):,} tokens")
         if found.left_out:
@@ -102,14 +103,14 @@ def instruction_files(paths: Sequence[str]) -> list[Path]:
     return found
 
 
-def _tell(refused: Refused, hears: Hears | None) -> None:
-    if refused.rows and hears:
-        hears(f"{len(refused.rows)} rows are left out:\n{refused.text()}")
+def _tell(refused: Sequence[str], hears: Hears | None) -> None:
+    if refused and hears:
+        hears(f"{len(refused)} rows are left out:\n{first_lines(refused)}")
 
 
 def _tell_cut(cut: Cut, hears: Hears) -> None:
     for count, what in (
-        (cut.at_turns, "conversations were cut between turns"),
+        (cut.at_turns, "times a conversation was cut between turns"),
         (cut.answers, "answers are too long and lost their end"),
         (cut.left_out, "questions are longer than --length and were left out with their answers"),
     ):

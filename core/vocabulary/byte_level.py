@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import BadInput, BadModelFile, EngineUnavailable
 from ..weights.checkpoint import read_json
-from ..weights.files import new_file
+from ..weights.files import new_file, not_among
 
 CHINESE = re.compile(r"[　-〿㐀-䶿一-鿿豈-﫿！-～]+")
 """Chinese characters, their punctuation, and full-width forms."""
@@ -30,8 +30,12 @@ def extend_merges(base: Path, texts: Iterable[str], out: Path, count: int) -> in
 
     Every id and every merge of `base` stays. Raises `BadInput` where the texts hold no pair to merge.
     """
+    not_among(out, base)
+    if not base.is_file():
+        raise BadInput(f"There is no file {base}.", "Give the model's own tokenizer.json.")
     table = read_json(base)
-    if table.get("model", {}).get("type") != "BPE" or table["model"].get("byte_fallback"):
+    parts = table.get("model", {})
+    if parts.get("type") != "BPE" or parts.get("byte_fallback") or not {"vocab", "merges"} <= parts.keys():
         raise BadModelFile(f"{base} is no byte-level BPE tokenizer.", "For sentencepiece models use `vocab merge`.")
     if count < 1:
         raise BadInput("At least one token must be asked for.", "Give the number of new tokens.")

@@ -108,4 +108,9 @@ def _json_lines(file: Path) -> Iterator[Document]:
             text = next((row[name] for name in TEXT_FIELDS if name in row), None) if isinstance(row, dict) else None
             if not isinstance(text, str):
                 raise BadInput(f"{file}, line {number}: no text in it.", f"Give it a field {' or '.join(TEXT_FIELDS)}.")
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise BadInput(
+                    f"{file}, line {number}: its text holds half of a character (a surrogate).",
+                    "Mend or remove the line.",
+                )
             yield Document(text, file, number)

@@ -21,7 +21,7 @@ from ..weights.checkpoint import Checkpoint, Tensor
 from ..weights.files import need_space, new_folder
 from ..weights.llama import Shape
 from ..weights.safetensors_file import Rows, encode, write_safetensors
-from ..weights.vocabulary_files import TOKENIZER_FILES, token_count
+from ..weights.vocabulary_files import SETTINGS, TOKENIZER_FILES, token_count
 from .replaced import replaced_tokens
 
 Start = Literal["mean", "random"]
@@ -43,6 +43,7 @@ def grow(
 ) -> Grown:
     """Write `checkpoint` with the tokenizer of the folder `tokenizer` to the new folder `out`.
 
+    The tokenizer's settings and chat template come from the checkpoint where the folder has none.
     Rows beyond the last token, up to a multiple of `multiple`, are the mean of all old rows. `start="random"` draws new
     rows with the old ones' standard deviation, for comparison. Raises `BadInput` unless the old tokenizer is the
     beginning of the new one.
@@ -65,9 +66,10 @@ def grow(
         if (checkpoint / "generation_config.json").is_file():
             shutil.copyfile(checkpoint / "generation_config.json", folder / "generation_config.json")
         for name in TOKENIZER_FILES:
-            origin = tokenizer if (tokenizer / name).is_file() else None
-            if origin:
-                shutil.copyfile(origin / name, folder / name)
+            if (tokenizer / name).is_file():
+                shutil.copyfile(tokenizer / name, folder / name)
+            elif name in SETTINGS and (checkpoint / name).is_file():  # `vocab extend` and `merge` write one file only
+                shutil.copyfile(checkpoint / name, folder / name)
     return Grown(shape.vocabulary, tokens, rows)
 
 
@@ -94,14 +96,12 @@ def _grown(tensor: Tensor, rows: int, groups: dict[int, list[int]], start: Start
         new = np.empty((rows, tensor.columns), dtype=np.float32)
         new[: tensor.rows] = old
         new[tensor.rows :] = old.mean(axis=0)
-        if start == "random":
-            chance = np.random.default_rng(seed)
-            new[tensor.rows :] = chance.normal(0.0, old.std(), (rows - tensor.rows, tensor.columns))
-        else:
-            for token, parts in groups.items():
-                if parts:
-                    new[token] = old[parts].mean(axis=0)
-        new[: tensor.rows] = old
+        chance = np.random.default_rng(seed)
+        for token, parts in groups.items():  # some of them may lie in rows that the old model had to spare
+            if start == "random":
+                new[token] = chance.normal(0.0, old.std(), tensor.columns)
+            elif parts:
+                new[token] = old[parts].mean(axis=0)
         yield encode(new, tensor.dtype, tensor.name)
 
     return blocks

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, BadModelFile, EngineUnavailable
-from ..weights.files import new_file
+from ..weights.files import new_file, not_among
 from ..weights.vocabulary_files import CONTROL, NORMAL, UNUSED
 
 EAST_ASIAN = re.compile("[\u2e80-\ud7ff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff]")
@@ -78,6 +78,7 @@ def merge_pieces(
     wanted total: the first pieces of `new` that fit. `chinese_only` leaves out the pieces that would be unused.
     Raises `BadInput` where `new` cannot fill `size`.
     """
+    not_among(out, base, new)
     model, extra = read_model(base), read_model(new)
     have = {piece.piece for piece in model.pieces}
     before = len(model.pieces)

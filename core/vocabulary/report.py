@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import BadInput
+from ..errors import BadInput, BadModelFile
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,10 @@ def _open(path: Path) -> tuple[Callable[[str], list[int]], Callable[[int], bool]
     if path.suffix == ".json":
         from tokenizers import Tokenizer
 
-        fast = Tokenizer.from_file(str(path))
+        try:
+            fast = Tokenizer.from_file(str(path))
+        except Exception as error:  # the package raises nothing narrower
+            raise BadModelFile(f"{path} is no tokenizer: {error}.", "Give a tokenizer.json of a model.") from error
         fast.encode_special_tokens = True
         parts = {token for token in range(fast.get_vocab_size()) if "\ufffd" in fast.decode([token])}
         return lambda text: list(fast.encode(text, add_special_tokens=False).ids), parts.__contains__

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import BadInput, BadModelFile, UnsupportedFeature
 from ..rope import llama3_factors
 from .checkpoint import Checkpoint, Tensor
-from .files import Progress, need_space, new_file
+from .files import Progress, need_space, new_file, only_replaces
 from .gguf_file import FILE_TYPES, Entry, entry_type, gguf_package, write_head
 from .llama import Shape, heads_to_permute, ordered, read_rope, rope_note
 from .safetensors_file import encode
@@ -58,6 +58,7 @@ def convert(
     need_space(Path(out).parent, total + (16 << 20))
     if on_note and (note := rope_note(model.config)):
         on_note(note)
+    only_replaces(Path(out), b"GGUF", "GGUF file")
     with new_file(Path(out)) as partial:
         writer = _head(partial, model, type, sources, vocabulary)
         try:

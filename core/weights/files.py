@@ -37,6 +37,21 @@ def need_space(folder: Path, nbytes: int) -> None:
         )
 
 
+def not_among(out: Path, *inputs: Path) -> None:
+    """Raise `BadInput` where `out` is one of the files that are read for it."""
+    for given in inputs:
+        if out.exists() and given.exists() and out.samefile(given):
+            raise BadInput(f"{out} is what is read here; it would be lost.", "Name another file to write.")
+
+
+def only_replaces(out: Path, beginning: bytes, what: str) -> None:
+    """Raise `BadInput` where there is a file `out` that does not begin like what is written: it is something else."""
+    if out.is_file() and out.stat().st_size:
+        with out.open("rb") as stream:
+            if stream.read(len(beginning)) != beginning:
+                raise BadInput(f"{out} exists and is no {what}.", "Name another file to write, or remove it first.")
+
+
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not.

@@ -19,7 +19,7 @@ from ..gguf_header import read_model
 from .adapter import Adapter, LowRank
 from .checkpoint import read_json
 from .convert import encode_rows, permuted
-from .files import Progress, need_space, new_file
+from .files import Progress, need_space, new_file, only_replaces
 from .gguf_file import FILE_TYPES, Entry, entry_type, gguf_package
 from .llama import Shape, gguf_name, heads_to_permute
 
@@ -57,6 +57,7 @@ def convert_adapter(
     found = Adapter.open(Path(adapter))
     halves = list(_plan(found, _shape(found, base), type))
     need_space(Path(out).parent, sum(half.entry.nbytes for half in halves) + (1 << 20))
+    only_replaces(Path(out), b"GGUF", "GGUF file")
     with new_file(Path(out)) as partial:
         _write(partial, found, halves, on_progress)
     return Path(out)

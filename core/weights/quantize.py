@@ -21,7 +21,7 @@ from ..errors import BadInput, BadModelFile, EngineFailure, ModelNotFound
 from ..gguf_header import GGUFInfo, read
 from ..rope import Rope
 from .convert import hollow_out, write_hollow
-from .files import Progress, need_space, new_file
+from .files import Progress, need_space, new_file, only_replaces
 from .gguf_file import Entry, entry_type, tensor_bytes, write_head
 from .llama import Shape, gguf_name
 
@@ -73,6 +73,7 @@ def quantize(
     if dst.exists() and dst.samefile(src):
         raise BadInput("The output is the input.", "Name another file.")
     ftype = TYPES[name]
+    only_replaces(dst, b"GGUF", "GGUF file")
     with new_file(dst) as partial:
         trial = "weighted" if imatrix else "plain"
         jobs = [{"ftype": ftype, "dst": str(partial), "dry": dry} for dry in (trial, None)]

@@ -24,6 +24,8 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 """Everything that belongs to a tokenizer."""
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+"""Those of them that do not say which tokens there are."""
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """llama.cpp's token types, which are sentencepiece's."""

@@ -252,3 +252,33 @@ def test_the_command_merges_and_reports(
     assert merged > 1.9 * old
     assert main(["vocab", "mrege"]) == 2
     assert "mrege" in capsys.readouterr().err
+
+
+def test_new_tokens_begin_as_means_also_in_rows_to_spare(tmp_path: Path) -> None:
+    """A checkpoint of 448 rows over 420 pieces grows to 440: all new tokens lie in rows that it had to spare."""
+    import numpy as np
+    from training_runs import SENTENCES, write_base
+
+    from hanpaca.core.vocabulary.grow import grow
+    from hanpaca.core.vocabulary.pieces import merge_pieces, train_pieces
+    from hanpaca.core.vocabulary.replaced import replaced_tokens
+    from hanpaca.core.weights.checkpoint import Checkpoint
+
+    model = write_base(tmp_path / "b")
+    more = train_pieces([text * 2 for text in SENTENCES] * 3, tmp_path / "more.model", 520, coverage=1.0, threads=1)
+    (tmp_path / "new").mkdir()
+    merge_pieces(model / "tokenizer.model", more, tmp_path / "new" / "tokenizer.model", size=440)
+    (model / "tokenizer_config.json").write_text('{"chat_template": "x"}', encoding="utf-8")
+    assert grow(model, tmp_path / "new", tmp_path / "grown").rows == 448
+    before, after = (
+        Checkpoint.open(folder).tensors["model.embed_tokens.weight"] for folder in (model, tmp_path / "grown")
+    )
+    old, new = before.read(0, 448), after.read(0, 448)
+    groups = {token: parts for token, parts in replaced_tokens(model, tmp_path / "new").items() if parts}
+    assert set(groups) <= set(range(420, 440)) and groups
+    for token, parts in groups.items():
+        assert np.allclose(new[token], old[parts].mean(axis=0), atol=1e-6)
+    assert np.array_equal(new[:420], old[:420]) and np.array_equal(new[440:], old[440:])
+    assert (tmp_path / "grown" / "tokenizer_config.json").is_file(), "the chat template goes along"
+    with pytest.raises(BadInput, match="would be lost"):
+        merge_pieces(model / "tokenizer.model", more, more)

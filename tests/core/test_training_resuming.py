@@ -1,0 +1,159 @@
+"""What a run refuses, tells and keeps: changed data, mistakes in options, rows left out, ends that were cut short."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_runs import ROWS, SENTENCES, write_base, write_rows, write_text
+
+from hanpaca.core.errors import BadInput
+from hanpaca.core.training.options import FinetuneOptions, Options, PreferenceOptions, from_json
+from hanpaca.core.training.records import read_log
+from hanpaca.core.training.run import train
+from hanpaca.integrations.cli import main
+
+pytest.importorskip("torch")
+pytest.importorskip("peft")
+pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")]
+SMALL: dict[str, Any] = {
+    "template": "llama-2", "length": 256, "batch": 300, "accumulate": 2, "rank": 4, "learning_rate": 5e-3, "threads": 1,
+}  # fmt: skip
+PAIRS = [
+    {"instruction": f"第{n}句诗？", "chosen": SENTENCES[n % 8][:12], "rejected": SENTENCES[(n + 3) % 8][:9]}
+    for n in range(16)
+]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("base") / "b")
+
+
+def tuning(base: Path, rows: Path, out: Path, **changes: Any) -> FinetuneOptions:
+    return FinetuneOptions(**{"base": str(base), "data": (str(rows),), "out": str(out), **SMALL, **changes})
+
+
+def stopped(options: Options, step: int) -> None:
+    """A run that is interrupted after a step."""
+
+    def hears(line: dict[str, Any]) -> None:
+        if line["step"] >= step and "loss" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(options, reports=hears)
+
+
+def steps(run: Path) -> list[int]:
+    return [line["step"] for line in read_log(run) if "loss" in line]
+
+
+def test_a_run_does_not_go_on_with_other_data(base: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl")
+    options = tuning(base, rows, tmp_path / "run", steps=6, save_every=2)
+    stopped(options, 3)
+    write_rows(rows, ROWS[:50])
+    with pytest.raises(BadInput, match="tokenizer of the run in"):
+        train(options)
+    write_rows(rows)
+    assert train(options).steps == 6
+
+
+def test_pairs_in_another_order_are_other_data(base: Path, tmp_path: Path) -> None:
+    """The untrained model's figures belong to the pairs in their order."""
+    rows = write_rows(tmp_path / "pairs.jsonl", PAIRS)
+    options = PreferenceOptions(
+        base=str(base), data=(str(rows),), out=str(tmp_path / "run"), **SMALL, epochs=4, save_every=1
+    )
+    stopped(options, 2)
+    write_rows(rows, PAIRS[::-1])
+    with pytest.raises(BadInput, match="have changed"):
+        train(options)
+
+
+def test_a_mistake_in_an_option_leaves_the_folder_free(base: Path, tmp_path: Path) -> None:
+    rows, out = write_rows(tmp_path / "rows.jsonl"), tmp_path / "run"
+    for changes in ({"eval": ("missing.txt",)}, {"targets": ("no_such_layer",)}):
+        with pytest.raises(BadInput):
+            train(tuning(base, rows, out, steps=1, **changes))
+    with pytest.raises(BadInput, match="schedule"):
+        tuning(base, rows, out, schedule="foo")
+    assert train(tuning(base, rows, out, steps=1)).steps == 1
+
+
+def test_rows_left_out_are_told_each_time_and_all_written_down(base: Path, tmp_path: Path) -> None:
+    bad = [{"instruction": f"没有答案{n}"} for n in range(7)] + [{"instruction": "很长" * 400, "output": "短"}]
+    rows = write_rows(tmp_path / "rows.jsonl", [*ROWS[:20], *bad])
+    for name in ("first", "second"):  # the second time from the cache
+        said: list[str] = []
+        options = tuning(base, rows, tmp_path / name, steps=1, bad_rows="skip")
+        train(options, said.append)
+        assert any(text.startswith("7 rows are left out") and "… and 2 more" in text for text in said)
+        written = (tmp_path / name / "left-out.txt").read_text(encoding="utf-8").splitlines()
+        assert len(written) == 8 and f"{rows}, line 28: a question is longer than --length" in written
+
+
+def test_the_last_step_is_logged_and_so_is_every_checkpoint(base: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl")
+    options = tuning(base, rows, tmp_path / "whole", steps=7, save_every=3, log_every=4)
+    result = train(options)
+    assert steps(tmp_path / "whole") == [3, 4, 6, 7] and result.loss > 0
+    assert "NaN" not in (tmp_path / "whole" / "done.json").read_text(encoding="utf-8")
+    stopped(replace(options, out=str(tmp_path / "killed")), 4)
+    train(replace(options, out=str(tmp_path / "killed")))
+    whole, killed = ([line["loss"] for line in read_log(tmp_path / n) if "loss" in line] for n in ("whole", "killed"))
+    assert killed == pytest.approx(whole, abs=1e-5)
+
+
+def test_held_out_files_of_one_name_are_told_apart(base: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl")
+    texts = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        texts.append(str(write_text(tmp_path / name / "held.txt", 3)))
+    result = train(tuning(base, rows, tmp_path / "run", steps=1, eval=tuple(texts)))
+    assert set(result.held_out) == set(texts)
+
+
+def test_a_file_that_goes_on_after_its_array_is_refused(base: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps(ROWS[:3]) + "\n" + json.dumps(ROWS[:2]), encoding="utf-8")
+    with pytest.raises(BadInput, match="goes on after its array, in line 2"):
+        train(tuning(base, rows, tmp_path / "run", steps=1))
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"instruction": "x", "output": "y \ud83d"}, "half of a character"),
+        ({"instruction": "x", "output": "y", "history": 5}, "history"),
+        ({"instruction": "x", "chosen": "a", "rejected": "b"}, "hanpaca prefer"),
+    ],
+)
+def test_bad_rows_are_told_with_their_place(base: Path, tmp_path: Path, row: dict[str, Any], why: str) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps(ROWS[0]) + "\n" + json.dumps(row) + "\n", encoding="utf-8")
+    with pytest.raises(BadInput, match=f"line 2: .*{why}"):
+        train(tuning(base, rows, tmp_path / "run", steps=1))
+
+
+def test_a_damaged_run_file_is_named(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, out = write_rows(tmp_path / "rows.jsonl"), tmp_path / "run"
+    train(tuning(base, rows, out, steps=1))
+    file = out / "run.json"
+    table = json.loads(file.read_text(encoding="utf-8"))
+    for field, value, wrong in (
+        ("steps", 2.5, "whole number"),
+        ("rank", None, "whole number"),
+        ("data", "x", "a list"),
+    ):
+        file.write_text(json.dumps(table | {"options": table["options"] | {field: value}}), encoding="utf-8")
+        with pytest.raises(BadInput, match=wrong):
+            from_json(file)
+    file.write_text("{", encoding="utf-8")
+    assert main(["finetune", "--run", str(file), "--out", str(tmp_path / "again")]) == 2
+    assert "is damaged" in capsys.readouterr().err
