@@ -37,6 +37,8 @@ def model_options(found: argparse.Namespace) -> dict[str, Any]:
         # wait for each other hundreds of times for a token.
         threads = 1
     given = {"context": found.context, "kv_type": found.kv_type, "threads": threads}
+    if (memory := getattr(found, "prefix_memory", None)) is not None:
+        given["prefix_memory"] = memory * 2**20
     return {name: value for name, value in given.items() if value is not None}
 
 

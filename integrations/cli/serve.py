@@ -64,6 +64,10 @@ def _parser() -> Parser:
         "may be given again",
     )  # fmt: skip
     add_model(parser, extra=f"; `{NO_MODEL}` serves documents only")
+    parser.add_argument(
+        "--prefix-memory", type=int, metavar="MIB", help="memory for finished conversations, so that their next turn "
+        "is computed from where they ended; default: a tenth of what is free, at most 2,048"
+    )  # fmt: skip
     parser.add_argument("--tokenizer", metavar="FILE", help="the tokenizer of a --model on another server (a URL)")
     parser.add_argument("--name", metavar="NAME", help="what clients call the model; default: its own name")
     add_library(parser)

@@ -163,6 +163,7 @@ def server(model: str, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
     start = "from hanpaca.integrations.cli import main; raise SystemExit(main())"
     command = [sys.executable, "-c", start, "serve", "--model", model, "--port", "0", "--json", "--quiet"]
     command += ["--library", str(folder), "--requests-per-minute", "0", "--max-upload", str(LARGEST // MIB)]
+    command += ["--prefix-memory", "256"]  # so that it is full before growth is measured
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

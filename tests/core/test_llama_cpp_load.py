@@ -5,6 +5,7 @@ import multiprocessing
 import random
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 from llama_engines import generate, open_engine, wait_until
@@ -43,7 +44,7 @@ class Load:
             tokens = (self.random.choice(self.prefixes) + tail)[:1000]
             new, leave = self.random.randrange(1, 24), self.random.randrange(1, 4)
         tokens = {"oversize": [1] * 2000, "empty": []}.get(kind, tokens)
-        settings = {
+        settings: dict[str, Any] = {
             "stop": {"stop": ("e", "the")},
             "grammar": {"grammar": "root ::= [a-z]+"},
             "schema": {"json_schema": {"enum": ["yes", "no", 3, None]}},

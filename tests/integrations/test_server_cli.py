@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from hanpaca.core.errors import BadInput
-from hanpaca.integrations.cli import main
+from hanpaca.integrations.cli import main, serve
+from hanpaca.integrations.cli.places import model_options
 
 HANPACA = str(Path(sys.executable).with_name("hanpaca"))
 
@@ -45,6 +46,12 @@ def test_it_serves_until_it_is_stopped(tmp_path: Path, stop: signal.Signals) -> 
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 0 and "Traceback" not in errors and errors.endswith("stopped.\n")
     assert '"route": "/v1/chat/completions", "status": 200' in errors and "Hi" not in errors
+
+
+def test_the_memory_of_finished_conversations_is_an_option() -> None:
+    found = serve._parser().parse(["--model", "smollm2", "--prefix-memory", "64"])
+    assert model_options(found)["prefix_memory"] == 64 << 20
+    assert "prefix_memory" not in model_options(serve._parser().parse([]))
 
 
 def test_documents_alone_and_a_token_for_other_machines(tmp_path: Path) -> None:
