@@ -44,12 +44,13 @@ class Load:
             tokens = (self.random.choice(self.prefixes) + tail)[:1000]
             new, leave = self.random.randrange(1, 24), self.random.randrange(1, 4)
         tokens = {"oversize": [1] * 2000, "empty": []}.get(kind, tokens)
-        settings: dict[str, Any] = {
+        options: dict[str, dict[str, Any]] = {
             "stop": {"stop": ("e", "the")},
             "grammar": {"grammar": "root ::= [a-z]+"},
             "schema": {"json_schema": {"enum": ["yes", "no", 3, None]}},
             "timeout": {"timeout": chance * 0.02},
-        }.get(kind, {})
+        }
+        settings = options.get(kind, {})
         sampling = Sampling(max_tokens=new, temperature=chance, seed=int(chance * 1000), logprobs=0, **settings)
         return Plan(kind, Request(tokens, sampling), leave if kind == "cancel" else 10**6)
 
