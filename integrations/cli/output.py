@@ -5,6 +5,7 @@ Knows no command. Results go to stdout, everything about the work itself to stde
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -74,11 +75,10 @@ def progress(title: str, *, bytes_: bool = False) -> Iterator[Callable[[int, int
 
 
 def short(path: str) -> str:
-    """A path as the user would write it: relative if it lies below the working folder."""
-    try:
-        return str(Path(path).relative_to(Path.cwd()))
-    except ValueError:
-        return path
+    """A path as the user would write it: relative below the working folder, line ends and the like escaped."""
+    with contextlib.suppress(ValueError):
+        path = str(Path(path).relative_to(Path.cwd()))
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in path)
 
 
 def about(path: str, message: str) -> str:
