@@ -32,9 +32,9 @@ def model_name(chosen: str | None) -> str:
 def model_options(found: argparse.Namespace) -> dict[str, Any]:
     """Options of `load` that the command line names."""
     threads = found.threads
-    if threads is None and model_name(found.model) == BUNDLED:
-        # So small a model gains little from a second thread, and loses much where other programs run: its threads
-        # wait for each other hundreds of times for a token.
+    if threads is None and model_name(found.model) == BUNDLED and not getattr(found, "many", False):
+        # So small a model gains little from a second thread where it writes one answer, and loses much where other
+        # programs run: its threads wait for each other hundreds of times for a token.
         threads = 1
     given = {"context": found.context, "kv_type": found.kv_type, "threads": threads}
     if (memory := getattr(found, "prefix_memory", None)) is not None:

@@ -64,6 +64,7 @@ def _parser() -> Parser:
         "may be given again",
     )  # fmt: skip
     add_model(parser, extra=f"; `{NO_MODEL}` serves documents only")
+    parser.set_defaults(many=True)  # requests that are computed together keep every core busy
     parser.add_argument(
         "--prefix-memory", type=int, metavar="MIB", help="memory for finished conversations, so that their next turn "
         "is computed from where they ended; default: a tenth of what is free, at most 2,048"
