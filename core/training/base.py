@@ -195,6 +195,7 @@ def _with_lora(model: Any, base: Base, options: Options) -> Any:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # PEFT's, about tying, which is settled here
+        warnings.simplefilter("ignore", FutureWarning)  # and what PEFT asks transformers by an old name
         try:
             wrapped: Any = peft.get_peft_model(model, config)
         except ValueError as error:
