@@ -12,7 +12,7 @@ import json
 import math
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +41,10 @@ FILE_WEIGHT = 0.25
 OWN_SEATS = 5
 """So many of the first seats always go to the question's own language."""
 _NO_WORDS: tuple[float, list[str]] = (0.0, [])
+
+
+PartOf = Callable[[int, int], int]
+"""(file, position of a passage in it) → the part of the library that it belongs to: the file, or a piece of one."""
 
 
 class Pool:
@@ -130,19 +134,21 @@ class Pool:
         own = (number for number in self.rows if not self._is_foreign(number))
         return max((self._evidence(number, self.mode) for number in own), default=0.0)
 
-    def best_in(self, file: int, mode: str) -> float | None:
-        """The strongest evidence in a file's passages, in this mode."""
-        return max((self._evidence(n, mode) for n, row in self.rows.items() if row[11] == file), default=None)
+    def best_in(self, part: int, mode: str, part_of: PartOf) -> float | None:
+        """The strongest evidence in a part's passages, in this mode."""
+        own = (number for number, row in self.rows.items() if part_of(row[11], row[12]) == part)
+        return max((self._evidence(number, mode) for number in own), default=None)
 
-    def best_outside(self, files: set[int], mode: str) -> float | None:
-        """The strongest evidence in the other files' passages of the question's language."""
-        others = (n for n, row in self.rows.items() if row[11] not in files and not self._is_foreign(n))
-        return max((self._evidence(number, mode) for number in others), default=None)
+    def best_outside(self, parts: set[int], mode: str, part_of: PartOf) -> float | None:
+        """The strongest evidence in the other parts' passages of the question's language."""
+        others = (number for number, row in self.rows.items() if part_of(row[11], row[12]) not in parts)
+        return max((self._evidence(n, mode) for n in others if not self._is_foreign(n)), default=None)
 
-    def files_saying(self, text: str) -> set[int]:
-        """The files with a passage here that holds the text, but for spaces and punctuation."""
+    def parts_saying(self, text: str, part_of: PartOf) -> set[int]:
+        """The parts with a passage here that holds the text, but for spaces and punctuation."""
         said = _letters(fold(text))
-        return {row[11] for number, row in self.rows.items() if said in _letters(self.folded[number])}
+        saying = (row for number, row in self.rows.items() if said in _letters(self.folded[number]))
+        return {part_of(row[11], row[12]) for row in saying}
 
     def is_answerable(self, least: float | None) -> bool:
         """Whether the best passage says enough. A library without the question's language is given the benefit."""

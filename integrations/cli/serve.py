@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ def run(argv: list[str]) -> int:
                 f"The server needs a package that is missing: {error.name}.", 'Run: pip install "hanpaca[server,rag]".'
             ) from error
         settings = _settings(found)
-        _log(found.quiet)
+        opened.enter_context(_logging(found.quiet))
         own = opened.enter_context(listen(settings))  # a port that is taken is told before weights load
         model = _model(found, opened)
         if model is not None:
@@ -110,14 +111,23 @@ def _library(chosen: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _log(quiet: bool) -> None:
-    """Requests on stderr, a line of JSON each; of uvicorn only what goes wrong."""
+@contextlib.contextmanager
+def _logging(quiet: bool) -> Iterator[None]:
+    """Requests on stderr, a line of JSON each; of uvicorn only what goes wrong. Afterwards as it was."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for name, level in (("hanpaca.server", logging.WARNING if quiet else logging.INFO), ("uvicorn", logging.ERROR)):
-        logger = logging.getLogger(name)
+    levels = {"hanpaca.server": logging.WARNING if quiet else logging.INFO, "uvicorn": logging.ERROR}
+    loggers = {logging.getLogger(name): level for name, level in levels.items()}
+    before = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    for logger, level in loggers.items():
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, handlers, propagate, level in before:
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
 
 
 def _greet(found: argparse.Namespace, url: str, settings: ServerSettings, model: str | None) -> None:

@@ -93,7 +93,7 @@ def test_files_that_say_the_same_count_as_one_in_calibration(library: Library) -
     ):
         with library.store.read() as reading:
             pool = Pool(library, reading, text, "hybrid", 20, None)
-        assert {names[number] for number in pool.files_saying(text)} == saying
+        assert {names[number] for number in pool.parts_saying(text, lambda file, _: file)} == saying
 
 
 def test_neighbours_are_one_run_of_the_document(library: Library) -> None:
@@ -214,3 +214,17 @@ def test_names_of_libraries(tmp_path: Path) -> None:
     for bad in ("", "  ", "长" * 200, "\ud800"):
         with pytest.raises(BadInput):
             library_folder(bad, tmp_path)
+
+
+def test_a_library_of_one_document_knows_what_it_does_not_answer(data: Path, tmp_path: Path) -> None:
+    """Its pieces take the place of documents: questions about other laws are refused, those about this one are not."""
+    with Library.open(tmp_path) as own:
+        own.sync([data / "docs" / "md" / "laws" / "宪法" / "宪法.md"])
+        inside = (
+            "全国人民代表大会每届任期几年？",
+            "国旗是什么样的？",
+            "国务院由哪些人组成？",
+            "民族自治地方包括哪些？",
+        )
+        outside = ("公司股东会每年召开几次？", "商标注册的有效期是多少年？", "离婚冷静期是多少天？", "羊驼住在哪里？")
+        assert [own.find(question).answerable for question in (*inside, *outside)] == [True] * 4 + [False] * 4
