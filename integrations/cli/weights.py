@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 def convert(argv: list[str]) -> int:
     """A checkpoint folder, or a LoRA adapter's, to a GGUF file."""
+    from ...core.catalog import resolve
     from ...core.weights.convert import TYPES
     from ...core.weights.convert import convert as convert_to_gguf
     from ...core.weights.lora_file import convert_adapter
@@ -24,14 +25,15 @@ def convert(argv: list[str]) -> int:
     parser.add_argument("out", type=Path, metavar="OUT.gguf")
     parser.add_argument("--type", choices=TYPES, default="f16", help="default: %(default)s")
     parser.add_argument(
-        "--base", type=Path, metavar="MODEL", help="for an adapter: the folder or GGUF file it was trained on"
+        "--base", metavar="MODEL", help="for an adapter: the folder, GGUF file or name of what it was trained on"
     )
     add_json(parser)
     found = parser.parse(argv)
     if (found.checkpoint / "adapter_config.json").is_file():
+        base = None if found.base is None else resolve(found.base).path
         with progress("Converting", bytes_=True) as show:
             out = convert_adapter(
-                found.checkpoint, found.out, found.type, found.base, lambda done, total: show(done, total, "")
+                found.checkpoint, found.out, found.type, base, lambda done, total: show(done, total, "")
             )
         return _made(out, found.json)
     if found.base is not None:

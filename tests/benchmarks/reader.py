@@ -86,7 +86,13 @@ def main() -> int:
     report.parser.add_argument("--adapter", type=Path, help="the reader, as a GGUF adapter; none: SmolLM2 as it is")
     report.parser.add_argument("--most", type=int, help="only so many questions")
     given = report.parse()
-    data = Path(given.data or "")
+    if not given.data:
+        raise SystemExit("Name the data folder (--data or HANPACA_DATA).")
+    if given.adapter and not given.adapter.exists():
+        raise SystemExit(
+            f"There is no adapter {given.adapter}: examples/chinese_reader/README.md says how to make one."
+        )
+    data = Path(given.data)
     counts: defaultdict[str, Counts] = defaultdict(lambda: defaultdict(list))
     with (
         collection(data, given.library) as library,

@@ -253,6 +253,14 @@ def lora(checkpoint: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("smollm2")
+def test_an_adapter_becomes_a_file_by_folder_or_name_of_its_base(run: Run, checkpoint: Path, lora: Path) -> None:
+    assert run("convert", lora, "lora.gguf", "--base", checkpoint).code == 0
+    refused(run("convert", lora, "x.gguf", "--base", "smollm2"), "the base has [576, 576]")
+    refused(run("convert", lora, "x.gguf", "--base", "smollm3"), "smollm2")
+    refused(run("convert", lora, "x.gguf"), "--base")
+
+
 def test_merge_asks_for_the_room_of_all_its_steps_first(
     run: Run, checkpoint: Path, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
