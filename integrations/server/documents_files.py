@@ -28,7 +28,8 @@ class KeptFiles:
 
     def place(self, id: str, name: str) -> Path:
         """Where the upload with this id lies that people know as `name`."""
-        return self._path(id, PurePosixPath(name).suffix.lower())
+        suffix = PurePosixPath(name).suffix.lower()
+        return self._path(id, ".file.json" if suffix == ".json" else suffix)  # `ID.json` is its note
 
     def add(self, id: str, name: str, file: IO[bytes]) -> tuple[Path, int]:
         """Keep a file: where it lies, and its bytes."""
@@ -64,7 +65,7 @@ class KeptFiles:
         for path in sorted(self._folder.glob("*.json")):
             id, note = path.stem, self._noted(path.stem)
             file = self._folder / str(note.get("file", ""))
-            if UPLOAD_ID.fullmatch(id) and file.is_file() and file.stem == id:
+            if UPLOAD_ID.fullmatch(id) and file.is_file() and file.name.startswith(f"{id}."):
                 yield id, file, note
 
     def _path(self, id: str, suffix: str) -> Path:

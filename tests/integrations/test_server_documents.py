@@ -319,15 +319,19 @@ def test_a_library_that_is_being_read_into_is_not_deleted(running: Running) -> N
     assert not shelf.library.folder.exists()
 
 
-def test_uploads_that_a_crash_left_unread_are_read_by_the_next_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a.txt", "a.json"])
+def test_uploads_that_a_crash_left_unread_are_read_by_the_next_run(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "library"
+    text = json.dumps([CHINESE], ensure_ascii=False) if name.endswith("json") else CHINESE
     with serving(None, library_folder=folder) as server:
-        id = httpx.post(f"{server.api}/documents", files={"file": ("a.txt", CHINESE.encode())}, timeout=60).json()
+        id = httpx.post(f"{server.api}/documents", files={"file": (name, text.encode())}, timeout=60).json()
         id = id["data"][0]["id"]
         ready_document(server, id)
     with hanpaca.rag.Library.open(folder) as library:  # as if it had been killed before reading
-        library.delete(f"uploads/{id}/a.txt")
+        library.delete(f"uploads/{id}/{name}")
     (folder / "uploads" / ".0123456789abcdef.part").write_bytes(b"half")
     with serving(None, library_folder=folder) as server:
         assert ready_document(server, id)["status"] == "ready"
         assert [document["id"] for document in httpx.get(f"{server.api}/documents").json()["data"]] == [id]
+        assert httpx.delete(f"{server.api}/documents/{id}", timeout=60).status_code == 200
+        assert not list((folder / "uploads").glob(f"{id}*"))
