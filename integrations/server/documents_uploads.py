@@ -168,7 +168,7 @@ class Shelf:
                 self._jobs.pop(id, None)
             self._metrics.documents.labels("ready").inc()
         except Exception as error:
-            self._fail(id, error)
+            self._fail(id, error, path, name)
 
     def _embed(self, id: str) -> None:
         """Compute what vectors are missing, making way for whoever wants to write meanwhile."""
@@ -185,9 +185,9 @@ class Shelf:
                     return
             time.sleep(0.05)
 
-    def _fail(self, id: str, error: Exception) -> None:
+    def _fail(self, id: str, error: Exception, path: Path, name: str) -> None:
         if isinstance(error, HanpacaError):
-            message = str(error)
+            message = str(error).replace(path.name, name)  # a reader knows the file by where it lies
         else:
             log.exception("an upload could not be read", exc_info=error)
             message = "The server failed on this document; its log says more."

@@ -141,15 +141,17 @@ function table(drawing, parent, lines, at) {
   return end;
 }
 
+/** The cells of a row, the empty ones too; a bar at either end is only its margin. */
 function cellsOf(line) {
-  const cells = [];
-  for (const found of line.text.matchAll(/(?:\\\||[^|])+/g)) {
-    const words = found[0].trim();
-    if (words || (cells.length && found.index + found[0].length < line.text.trimEnd().length)) {
-      cells.push({ text: words, at: line.at + found.index + found[0].indexOf(words) });
-    }
-  }
-  return cells;
+  const start = /^\s*\|?/.exec(line.text)[0].length;
+  const end = /(?:(?<!\\)\|)?\s*$/.exec(line.text).index;
+  let at = start;
+  return line.text.slice(start, end).split(/(?<!\\)\|/).map((cell) => {
+    const words = cell.trim();
+    const found = { text: words, at: line.at + at + cell.indexOf(words) };
+    at += cell.length + 1;
+    return found;
+  });
 }
 
 function paragraph(drawing, parent, lines, at) {
