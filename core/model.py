@@ -175,15 +175,14 @@ class Model:
 
     async def achat(self, messages: Conversation, sampling: Sampling | None = None, **settings: Any) -> Completion:
         """`chat` without blocking the event loop; cancelling the task stops the work."""
-        await self._aload()
-        return (await streams.acomplete(self.engine, [self.chat_request(messages, sampling, **settings)]))[0]
+        requests = await streams.off_loop(lambda: [self.chat_request(messages, sampling, **settings)])
+        return (await streams.acomplete(self.engine, requests))[0]
 
     async def astream_chat(
         self, messages: Conversation, sampling: Sampling | None = None, **settings: Any
     ) -> AsyncIterator[Delta]:
         """`stream_chat` without blocking the event loop."""
-        await self._aload()
-        request = self.chat_request(messages, sampling, **settings)
+        request = await streams.off_loop(lambda: self.chat_request(messages, sampling, **settings))
         async with aclosing(streams.astream(self.engine, request)) as deltas:
             async for delta in deltas:
                 yield delta
@@ -192,8 +191,9 @@ class Model:
         self, conversations: Sequence[Conversation], sampling: Sampling | None = None, **settings: Any
     ) -> list[Completion]:
         """`chat_batch` without blocking the event loop."""
-        await self._aload()
-        requests = [self.chat_request(messages, sampling, **settings) for messages in conversations]
+        requests = await streams.off_loop(
+            lambda: [self.chat_request(messages, sampling, **settings) for messages in conversations]
+        )
         return await streams.acomplete(self.engine, requests)
 
     # -- plain continuation ----------------------------------------------------------------------------------------
@@ -214,15 +214,14 @@ class Model:
 
     async def acomplete(self, prompt: str, sampling: Sampling | None = None, **settings: Any) -> Completion:
         """`complete` without blocking the event loop; cancelling the task stops the work."""
-        await self._aload()
-        return (await streams.acomplete(self.engine, [self.request(prompt, sampling, **settings)]))[0]
+        requests = await streams.off_loop(lambda: [self.request(prompt, sampling, **settings)])
+        return (await streams.acomplete(self.engine, requests))[0]
 
     async def astream_complete(
         self, prompt: str, sampling: Sampling | None = None, **settings: Any
     ) -> AsyncIterator[Delta]:
         """`stream_complete` without blocking the event loop."""
-        await self._aload()
-        request = self.request(prompt, sampling, **settings)
+        request = await streams.off_loop(lambda: self.request(prompt, sampling, **settings))
         async with aclosing(streams.astream(self.engine, request)) as deltas:
             async for delta in deltas:
                 yield delta
@@ -231,8 +230,8 @@ class Model:
         self, prompts: Sequence[str], sampling: Sampling | None = None, **settings: Any
     ) -> list[Completion]:
         """`complete_batch` without blocking the event loop."""
-        await self._aload()
-        return await streams.acomplete(self.engine, [self.request(prompt, sampling, **settings) for prompt in prompts])
+        requests = await streams.off_loop(lambda: [self.request(prompt, sampling, **settings) for prompt in prompts])
+        return await streams.acomplete(self.engine, requests)
 
     # -- measures ------------------------------------------------------------------------------------------------
 
@@ -302,12 +301,6 @@ class Model:
         return room
 
     # -- life ----------------------------------------------------------------------------------------------------
-
-    async def _aload(self) -> None:
-        if self._engine is None:
-            import asyncio
-
-            await asyncio.to_thread(lambda: self.engine)
 
     def close(self) -> None:
         """Stop all work (its callers hear `Closed`) and let go of the weights. Idempotent."""

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import Busy
 from .base import Completion, Delta, Engine, Handle, Request
 
 if TYPE_CHECKING:
     import asyncio
+
+T = TypeVar("T")
 
 
 def stream(engine: Engine, request: Request) -> Generator[Delta]:
@@ -40,7 +42,8 @@ async def astream(engine: Engine, request: Request) -> AsyncGenerator[Delta]:
     import asyncio
 
     heard: asyncio.Queue[Delta | BaseException] = asyncio.Queue()
-    handle = engine.submit(request, _threadsafe(asyncio.get_running_loop(), heard.put_nowait))
+    hear = _threadsafe(asyncio.get_running_loop(), heard.put_nowait)
+    handle = await off_loop(lambda: engine.submit(request, hear), undo=lambda handle: handle.cancel())
     try:
         while True:
             event = await heard.get()
@@ -71,7 +74,7 @@ async def acomplete(engine: Engine, requests: Sequence[Request]) -> list[Complet
     gathering, ended = _Gathering(requests), asyncio.Semaphore(0)
     gathering.on_end = _threadsafe(asyncio.get_running_loop(), lambda _: ended.release())
     try:
-        while gathering.submit(engine):
+        while await off_loop(lambda: gathering.submit(engine), undo=lambda _: gathering.cancel()):
             with suppress(TimeoutError):
                 async with asyncio.timeout(gathering.patience):
                     await ended.acquire()
@@ -137,6 +140,26 @@ class _Gathering:
                 self.on_end(None)
 
         return hear
+
+
+async def off_loop(call: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+    """What `call` returns from another thread: loading weights, a long text's tokens and a grammar take seconds.
+
+    A task that is cancelled meanwhile ends at once; `undo` gets the result when it is there.
+    """
+    import asyncio
+
+    calling = asyncio.ensure_future(asyncio.to_thread(call))
+
+    def forget(done: asyncio.Future[T]) -> None:
+        if not done.cancelled() and done.exception() is None and undo is not None:
+            undo(done.result())
+
+    try:
+        return await asyncio.shield(calling)
+    except asyncio.CancelledError:
+        calling.add_done_callback(forget)
+        raise
 
 
 def _join(deltas: Sequence[Delta]) -> Completion:

@@ -7,6 +7,8 @@ import time
 import pytest
 from llama_engines import GREEDY, ask, endless, generate, open_engine, random_prompts, wait_until, wait_until_still
 
+import hanpaca
+from hanpaca.core import Model
 from hanpaca.core.engines import streams
 from hanpaca.core.engines.base import Delta, Request
 from hanpaca.core.engines.llama_native import NativeContext
@@ -46,6 +48,52 @@ async def test_the_loop_keeps_ticking_while_a_model_works(long_smol):
     took = time.monotonic() - start
     ticker.cancel()
     assert answer[-1].finish_reason and ticks >= 25 * min(took, 1)
+
+
+async def test_long_texts_and_grammars_are_read_on_other_threads(tiny_file, monkeypatch):
+    model, seen, here = hanpaca.load(tiny_file, running=2), {}, threading.get_ident()
+    monkeypatch.setattr(Model, "prompt_tokens", lambda self, text: seen.update(tokens=threading.get_ident()) or [1])
+    sampling = GREEDY.replace(max_tokens=2)
+    with model:
+        real = model.engine.submit
+        monkeypatch.setattr(
+            model.engine, "submit", lambda *given: seen.update(submit=threading.get_ident()) or real(*given)
+        )
+        for ask_it in (
+            lambda: model.acomplete("a", sampling),
+            lambda: model.acomplete_batch(["a", "b"], sampling),
+            lambda: anext(model.astream_complete("a", sampling)),
+        ):
+            seen.clear()
+            await ask_it()
+            assert seen.keys() == {"tokens", "submit"} and here not in seen.values()
+
+
+async def test_a_task_that_is_cancelled_while_its_request_is_handed_in_leaves_no_work(long_smol, monkeypatch):
+    """Compiling a large grammar takes seconds; the request is queued although nobody waits for it any more."""
+    go_on, begun, real, handles = threading.Event(), threading.Event(), long_smol.submit, []
+
+    def slow(*given):
+        begun.set()
+        go_on.wait()
+        handles.append(real(*given))
+        return handles[-1]
+
+    monkeypatch.setattr(long_smol, "submit", slow)
+    request = Request(ask(long_smol), endless(long_smol))
+    for waiting in (streams.acomplete(long_smol, [request]), anext(streams.astream(long_smol, request))):
+        before = long_smol.computed
+        task = asyncio.ensure_future(waiting)
+        await asyncio.to_thread(begun.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go_on.set()
+        await asyncio.to_thread(wait_until_still, long_smol)
+        assert handles and long_smol.computed - before < 2000
+        go_on.clear()
+        begun.clear()
+        handles.clear()
 
 
 def test_a_timeout_ends_a_request_and_says_so(tiny):
