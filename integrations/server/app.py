@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ... import __version__
 from ...core import Model
@@ -40,7 +41,20 @@ def create_app(settings: ServerSettings | None = None, model: Model | None = Non
     app.add_exception_handler(Gone, _gone)
     app.add_middleware(Guard, settings=service.settings)
     app.add_middleware(Watch, metrics=service.metrics)
+    app.add_middleware(Heads)
     return app
+
+
+class Heads:
+    """HEAD is answered as GET; the server that runs the app leaves the body out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD" and not scope["path"].endswith("/events"):
+            scope = {**scope, "method": "GET"}  # a copy: the server knows by its own that no body is to be sent
+        await self._app(scope, receive, send)
 
 
 @asynccontextmanager

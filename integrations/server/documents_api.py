@@ -15,6 +15,7 @@ from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
 from ...core.errors import BadInput, Closed
+from .documents_files import shown_name
 from .documents_status import Status
 from .documents_types import LibraryRequest, SearchRequest
 from .documents_uploads import Shelf
@@ -80,7 +81,10 @@ async def delete_library(request: Request, name: str) -> dict[str, Any]:
 
 @router.post("/documents", status_code=202, openapi_extra=_FORM)
 async def upload(request: Request) -> dict[str, Any]:
-    """Upload one or more files, as `multipart/form-data` in fields called `file`; they are read one after another."""
+    """Upload one or more files, as `multipart/form-data` in fields called `file`; they are read one after another.
+
+    All are taken, or, where one is of a type that cannot be read, none.
+    """
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise BadInput("An upload is multipart/form-data.", "With curl: -F file=@report.pdf.")
     async with request.form(max_files=MOST_FILES, max_fields=10) as form:
@@ -89,6 +93,8 @@ async def upload(request: Request) -> dict[str, Any]:
         named = form.get("library")
         if unknown or not files or isinstance(named, UploadFile):
             raise BadInput("The form has no file, or fields that are not known.", "Its fields are: file, library.")
+        for file in files:
+            shown_name(file.filename)
         shelf = await _shelf(request, named or None, create=True)
         added = [await asyncio.to_thread(shelf.add, file.file, file.filename) for file in files]
     return {"object": "list", "data": [status.plain() for status in added]}

@@ -17,7 +17,18 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from ...core.errors import BadInput
-from ...rag.uploads import UPLOAD_ID
+from ...rag.readers import is_readable
+from ...rag.uploads import UPLOAD_ID, clean_name
+
+
+def shown_name(name: str | None) -> str:
+    """What people will see of an upload's name. Raises `BadInput` for a type that cannot be read."""
+    shown = clean_name(name)
+    if not is_readable(Path(shown)):
+        raise BadInput(
+            f"{shown[-60:]!r} is of a type that cannot be read.", "Text, Markdown, HTML, PDF, Office, EPUB … can."
+        )
+    return shown
 
 
 class KeptFiles:

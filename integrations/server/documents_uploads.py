@@ -9,23 +9,22 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ...core.errors import BadInput, HanpacaError
+from ...core.errors import HanpacaError
 from ...rag import FileInfo, Library, Progress
 from ...rag.contents import Stats
 from ...rag.drawing import Drawing
 from ...rag.isolation import read_isolated
-from ...rag.readers import is_readable
 from ...rag.retrieval import Found
 from ...rag.uploads import FOLDER, UPLOAD_ID, clean_name, document_id, document_path
 from . import documents_views
-from .documents_files import KeptFiles
+from .documents_files import KeptFiles, shown_name
 from .documents_gate import Gate
 from .documents_status import Status, of_file
 from .errors import NotHere
@@ -46,6 +45,7 @@ class Shelf:
         self._jobs: dict[str, Status] = {}
         self._lock = threading.Lock()
         self._waiting = 0
+        self._unread = 0
         self.gate = Gate()
         self._closing = False
         self._worker = ThreadPoolExecutor(1, "hanpaca-uploads")
@@ -106,11 +106,7 @@ class Shelf:
             return self._add(file, name)
 
     def _add(self, file: IO[bytes], name: str | None) -> Status:
-        shown = clean_name(name)
-        if not is_readable(Path(shown)):
-            raise BadInput(
-                f"{shown[-60:]!r} is of a type that cannot be read.", "Text, Markdown, HTML, PDF, Office, EPUB … can."
-            )
+        shown = shown_name(name)
         id = secrets.token_hex(8)
         target, size = self._kept.add(id, shown, file)
         return self._queue(id, shown, target, size)
@@ -146,10 +142,18 @@ class Shelf:
         job = Status(id, name, "queued", size=size, modified=time.time())
         with self._lock:
             self._jobs[id] = job
-        self._worker.submit(self._work, id, name, path)
+            self._unread += 1
+        self._worker.submit(self._attempt, self._read, id, name, path)
         return job
 
-    def _work(self, id: str, name: str, path: Path) -> None:
+    def _attempt(self, work: Callable[..., None], id: str, name: str, path: Path) -> None:
+        try:
+            work(id, name, path)
+        except Exception as error:
+            self._fail(id, error, path, name)
+
+    def _read(self, id: str, name: str, path: Path) -> None:
+        """Make a document searchable by its words; its vectors come when every document has been read."""
         try:
             if not self._change(id, status="reading"):
                 return
@@ -161,29 +165,47 @@ class Shelf:
             if not self._change(id, status="embedding", passages=passages, total=passages):
                 self.library.delete(path_there)  # it was deleted while it was read
                 return
-            self._embed(id)
-            if self._closing:
-                return
-            with self._lock:  # the library itself tells of it from now on
-                self._jobs.pop(id, None)
-            self._metrics.documents.labels("ready").inc()
-        except Exception as error:
-            self._fail(id, error, path, name)
+        finally:
+            with self._lock:
+                self._unread -= 1
+        self._later(id, name, path)
 
-    def _embed(self, id: str) -> None:
-        """Compute what vectors are missing, making way for whoever wants to write meanwhile."""
+    def _later(self, id: str, name: str, path: Path) -> None:
+        if self._closing:
+            return  # the next run goes on
+        with suppress(RuntimeError):  # it began to close just now
+            self._worker.submit(self._attempt, self._embed, id, name, path)
+
+    def _embed(self, id: str, name: str, path: Path) -> None:
+        """Compute what vectors are missing, making way for whoever wants to write, and for documents to be read."""
 
         def tell(progress: Progress) -> None:
             if progress.stage == "embed":
-                self._change(id, done=progress.done, total=progress.total, seconds_left=progress.seconds_left)
+                self._tell(progress)
 
-        while not self._closing:
-            self.library.embed_pending(tell, lambda: self._closing or self._waiting > 0)
+        while not self._closing and not self._unread:
+            self.library.embed_pending(tell, lambda: self._closing or self._waiting > 0 or self._unread > 0)
             if not self._waiting:
                 stats = self.library.stats()
                 if stats.embedded >= stats.passages:
+                    self._ready(id)
                     return
             time.sleep(0.05)
+        self._later(id, name, path)
+
+    def _tell(self, progress: Progress) -> None:
+        """Every document that waits for vectors shows how far they all are."""
+        far: dict[str, Any] = {"done": progress.done, "total": progress.total, "seconds_left": progress.seconds_left}
+        with self._lock:
+            for id, job in self._jobs.items():
+                if job.status == "embedding":
+                    self._jobs[id] = replace(job, **far)
+
+    def _ready(self, id: str) -> None:
+        with self._lock:  # the library itself tells of it from now on
+            known = self._jobs.pop(id, None)
+        if known is not None:
+            self._metrics.documents.labels("ready").inc()
 
     def _fail(self, id: str, error: Exception, path: Path, name: str) -> None:
         if isinstance(error, HanpacaError):

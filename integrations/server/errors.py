@@ -56,6 +56,14 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_
 class NotHere(BadInput):
     """What a path or a field names is not there."""
 
+    code = "not_found"
+
+
+class NoSuchModel(NotHere):
+    """The server serves no model of this name."""
+
+    code = "model_not_found"
+
 
 def body(status: int, message: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
     """An OpenAI error body."""
@@ -80,7 +88,7 @@ def reply(
 def told(error: Exception) -> tuple[int, dict[str, Any]]:
     """Status and body of an error, for a response and for the end of a stream that broke."""
     if isinstance(error, NotHere):
-        return 404, body(404, str(error), "not_found")
+        return 404, body(404, str(error), error.code)
     if isinstance(error, HanpacaError):
         status, code = next((status, code) for kind, status, code in STATUS if isinstance(error, kind))
         return status, body(status, str(error), code)
@@ -106,8 +114,12 @@ async def _known(request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"][1:] if not isinstance(part, int)) or None
+    # Of a field that may have several forms each is tried: the one that fitted deepest is what was meant.
+    first = max(error.errors(), key=lambda one: len(one["loc"]))
+    place = ".".join(part for part in first["loc"][1:] if isinstance(part, str) and part.isidentifier()) or None
+    if first["loc"] == ("body",) and first["type"] != "missing":
+        message = "The body is not a JSON object. Send one, with Content-Type: application/json."
+        return reply(400, message, "invalid_json")
     if first["type"] == "json_invalid":
         return reply(400, "The body is not valid JSON. Send one JSON object.", "invalid_json")
     if first["type"] == "extra_forbidden":
@@ -120,7 +132,8 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     messages = {404: "There is no such route. /openapi.json lists them.", 405: "This route has no such method."}
     message = messages.get(error.status_code, str(error.detail)) if error.detail in _DEFAULTS else str(error.detail)
-    return reply(error.status_code, message, headers=error.headers)
+    return reply(error.status_code, message, _CODES.get(error.status_code), headers=error.headers)
 
 
+_CODES = {413: "too_large"}
 _DEFAULTS = ("Not Found", "Method Not Allowed")

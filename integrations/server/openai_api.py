@@ -185,7 +185,7 @@ async def _pieces(
 def _openings(job: Asked) -> list[dict[str, Any]]:
     if job.heading.is_chat:
         return [job.heading.opening(index) for index in range(len(job.answers))]
-    return [job.heading.change(index, echo.text, None) for index, echo in enumerate(job.echoes) if echo]
+    return [job.heading.echo(index, echo) for index, echo in enumerate(job.echoes) if echo]
 
 
 async def _again(
@@ -204,7 +204,8 @@ def _counted(job: Asked, usages: list[Usage]) -> Usage:
 
 async def _nothing(model: Model, prompt: Prompt) -> AsyncGenerator[Delta, None]:
     """An answer of no tokens, for a prompt that is only scored."""
-    yield Delta("", "length", Usage(len(prompt.ids(model))))
+    ids = await asyncio.to_thread(prompt.ids, model)
+    yield Delta("", "length", Usage(len(ids)))
 
 
 def _check_count(service: Service, count: int) -> None:

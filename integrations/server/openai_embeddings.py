@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import base64
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ...core.errors import BadInput, UnsupportedFeature
 from .openai_types import EmbeddingRequest
 from .service import Service
 
-BATCH = 16
-"""Texts computed between two looks at whether the client is still there."""
+BATCH = 4096
+"""Tokens computed between two looks at whether the client is still there; at least one text."""
+MOST_TOKENS = 8192
+"""Of one text, as with OpenAI."""
 
 Embed = Callable[[Sequence[str]], Sequence[Sequence[float]]]
 
@@ -22,9 +24,15 @@ async def embedded(service: Service, asked: EmbeddingRequest) -> dict[str, Any]:
     """The reply. Raises `BadInput` for what is no text, `NotHere` for a model that is not served."""
     texts = _texts(asked)
     embed, count, name = await _embedding(service, asked)
+    counts = await asyncio.to_thread(lambda: [count(text) for text in texts])
+    if max(counts) > MOST_TOKENS:
+        number = counts.index(max(counts))
+        raise BadInput(
+            f"Text {number} to embed has {counts[number]:,} tokens; at most {MOST_TOKENS:,} are read.", "Split it."
+        )
     vectors: list[Sequence[float]] = []
-    for at in range(0, len(texts), BATCH):
-        vectors += await asyncio.to_thread(embed, texts[at : at + BATCH])
+    for batch in _batches(texts, counts):
+        vectors += await asyncio.to_thread(embed, batch)
     if asked.dimensions not in (None, len(vectors[0])):
         raise UnsupportedFeature(
             f"{name} gives vectors of {len(vectors[0])} numbers.", "Leave dimensions out, or ask for that many."
@@ -33,8 +41,7 @@ async def embedded(service: Service, asked: EmbeddingRequest) -> dict[str, Any]:
         {"object": "embedding", "index": index, "embedding": _encoded(vector, asked.encoding_format)}
         for index, vector in enumerate(vectors)
     ]
-    tokens = await asyncio.to_thread(lambda: sum(map(count, texts)))
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    usage = {"prompt_tokens": sum(counts), "total_tokens": sum(counts)}
     return {"object": "list", "data": data, "model": name, "usage": usage}
 
 
@@ -59,6 +66,17 @@ def _texts(asked: EmbeddingRequest) -> list[str]:
     if any(not text.strip() for text in texts):
         raise BadInput("A text to embed is empty.", "Leave it out.")
     return texts
+
+
+def _batches(texts: Sequence[str], counts: Sequence[int]) -> Iterator[list[str]]:
+    batch, tokens = list[str](), 0
+    for text, count in zip(texts, counts, strict=True):
+        if batch and tokens + count > BATCH:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(text)
+        tokens += count
+    yield batch
 
 
 def _encoded(vector: Sequence[float], form: str | None) -> Any:

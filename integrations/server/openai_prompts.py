@@ -40,6 +40,9 @@ class Prompt:
 
     async def echo(self, model: Model, logprobs: int | None) -> Echo:
         """The prompt itself; with `logprobs`, each token's log-probability after those before it."""
+        return await asyncio.to_thread(self._echo, model, logprobs)
+
+    def _echo(self, model: Model, logprobs: int | None) -> Echo:
         if logprobs is None and isinstance(self.content, str):
             return Echo(self.content)
         if logprobs:
@@ -54,7 +57,7 @@ class Prompt:
         text = self.content if isinstance(self.content, str) else b"".join(pieces).decode("utf-8", "replace")
         if logprobs is None:
             return Echo(text)
-        (scores,) = await asyncio.to_thread(model.engine.score, ids[:1], [ids[1:]])
+        (scores,) = model.engine.score(ids[:1], [ids[1:]])
         found: list[float | None] = [None, *(score if math.isfinite(score) else -9999.0 for score in scores)]
         return Echo(text, tuple(zip(ids, pieces, found, strict=True)))
 

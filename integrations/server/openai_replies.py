@@ -61,7 +61,13 @@ class Heading:
         self, index: int, text: str, finish_reason: str | None, logprobs: Sequence[TokenLogprob] = (), at: int = 0
     ) -> dict[str, Any]:
         """One choice in a piece; `at` is where its text stands in the answer."""
-        found = self._logprobs(logprobs, None, at) if logprobs else None
+        return self._change(index, text, finish_reason, self._logprobs(logprobs, None, at) if logprobs else None)
+
+    def echo(self, index: int, echoed: Echo) -> dict[str, Any]:
+        """The first piece of a continuation: the prompt."""
+        return self._change(index, echoed.text, None, self._logprobs((), echoed))
+
+    def _change(self, index: int, text: str, finish_reason: str | None, found: dict[str, Any] | None) -> dict[str, Any]:
         said = {"delta": {"content": text} if text else {}} if self.is_chat else {"text": text}
         return {"index": index, **said, "logprobs": found, "finish_reason": finish_reason}
 

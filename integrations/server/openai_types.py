@@ -8,15 +8,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Stop = Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(max_length=64)]
+MOST_STOPS = 64
+MOST_INPUTS = 2048
+"""Texts of one request for embeddings, as with OpenAI."""
+Stop = Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(max_length=MOST_STOPS)]
 
 
 class Strict(BaseModel):
     """A body whose every field is known."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, value: Any) -> Any:
+        """Clients that write every field write null for what they do not set."""
+        if not isinstance(value, dict):
+            return value
+        optional = {field.alias or name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {name: one for name, one in value.items() if one is not None or name not in optional}
 
 
 class TextPart(Strict):
@@ -27,7 +39,7 @@ class TextPart(Strict):
 
 
 class ChatMessage(Strict):
-    """One message. What a client sends back of our own answers is accepted where it is empty."""
+    """One message. What a client sends back of answers is accepted where it is empty or changes nothing."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart] | None = None
@@ -38,6 +50,26 @@ class ChatMessage(Strict):
     function_call: None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    reasoning_content: str | None = None
+    """What another model thought before it answered; not sent to this one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_tools(cls, value: Any) -> Any:
+        if isinstance(value, dict) and (value.get("role") in ("tool", "function") or value.get("tool_calls")):
+            raise ValueError(
+                "The models served here were not trained to call tools. Leave out the messages of tools and the calls."
+            )
+        return value
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _only_text(cls, value: Any) -> Any:
+        for part in value if isinstance(value, list) else ():
+            if isinstance(part, dict) and part.get("type") != "text":
+                kind = str(part.get("type"))[:40]
+                raise ValueError(f"The model reads text only, no part of type {kind!r}. Send its text, or nothing.")
+        return value
 
     @property
     def text(self) -> str:
@@ -67,7 +99,8 @@ class StreamOptions(Strict):
     """What a stream tells besides its text."""
 
     include_usage: bool | None = None
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: bool | None = None
+    """Accepted and without effect: pieces are not padded."""
 
 
 class Settings(Strict):
@@ -111,6 +144,13 @@ class Settings(Strict):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _few_stops(cls, value: Any) -> Any:
+        if isinstance(value, list) and len(value) > MOST_STOPS:
+            raise ValueError(f"There are {len(value):,} stop texts. Give {MOST_STOPS} at most.")
+        return value
 
     @field_validator("logit_bias", mode="before")
     @classmethod
@@ -166,10 +206,17 @@ class CompletionRequest(Settings):
 class EmbeddingRequest(Strict):
     """`POST /v1/embeddings`."""
 
-    input: str | Annotated[list[str], Field(min_length=1, max_length=2048)] | list[int] | list[list[int]]
+    input: str | Annotated[list[str], Field(min_length=1, max_length=MOST_INPUTS)] | list[int] | list[list[int]]
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
     user: str | None = None
     input_type: Literal["passage", "query"] = "passage"
     """Search models see a question otherwise than a passage that may answer it."""
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _not_too_many(cls, value: Any) -> Any:
+        if isinstance(value, list) and len(value) > MOST_INPUTS:
+            raise ValueError(f"There are {len(value):,} texts. Send {MOST_INPUTS:,} at most, and the rest afterwards.")
+        return value

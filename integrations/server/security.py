@@ -135,10 +135,13 @@ class Guard:
     def _is_known_origin(self, scope: Scope, headers: Headers) -> bool:
         origin = headers.get("origin")
         if origin is not None:
-            own = f"{scope.get('scheme', 'http')}://{headers.get('host', '')}"
-            return origin.lower() == own.lower() or origin in self._settings.allowed_origins
+            # Of either scheme: in front of this server a proxy may speak TLS.
+            own = [f"{scheme}://{headers.get('host', '')}".lower() for scheme in ("http", "https")]
+            return origin.lower() in own or origin in self._settings.allowed_origins
         # A browser that sends no Origin (an image, a link) still says that another site made the request.
-        return headers.get("sec-fetch-site", "none") in ("none", "same-origin")
+        if headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
+            return True
+        return _is_link(scope, headers)
 
     def _has_token(self, headers: Headers) -> bool:
         scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -202,6 +205,12 @@ class Answering:
 
 def _is_page(path: str) -> bool:
     return path == PAGE[0] or path.startswith(PAGE[1])
+
+
+def _is_link(scope: Scope, headers: Headers) -> bool:
+    """Whether somebody followed a link to the page, which may stand on any other."""
+    is_page = scope["method"] in ("GET", "HEAD") and scope["path"] == PAGE[0]
+    return is_page and headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
 
 
 def _refused(status: int, message: str, code: str | None = None, headers: Mapping[str, str] | None = None) -> Response:

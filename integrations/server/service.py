@@ -15,7 +15,7 @@ from ...core import Model
 from ...core.errors import Closed, HanpacaError
 from ...rag.embedding import BUNDLED, Embedder, load_embedder
 from .documents_library import Libraries
-from .errors import NotHere
+from .errors import NoSuchModel
 from .metrics import Metrics
 from .settings import ServerSettings
 
@@ -45,13 +45,13 @@ class Service:
         return tuple(dict.fromkeys(name for name in own if name))
 
     def model(self, name: str | None) -> Model:
-        """The model that a request names (None: the only one). Raises `NotHere`, and `Closed` while stopping."""
+        """The model that a request names (None: the only one). Raises `NoSuchModel`, and `Closed` while stopping."""
         if self.draining:
             raise Closed("The server is stopping.", "Try again when it runs.")
         if self._model is None:
-            raise NotHere("This server runs without a language model.", "Start it with --model.")
+            raise NoSuchModel("This server runs without a language model.", "Start it with --model.")
         if name is not None and name not in self.names:
-            raise NotHere(f"There is no model {name[:80]!r} here.", f"This server serves {self.names[0]}.")
+            raise NoSuchModel(f"There is no model {name[:80]!r} here.", f"This server serves {self.names[0]}.")
         return self._model
 
     async def loaded_model(self, name: str | None) -> Model:
@@ -94,6 +94,12 @@ class Service:
             self.failure = str(error)
             log.error("the model cannot be loaded: %s", error)
 
+    async def cut(self) -> None:
+        """End the answers under way: their clients hear that the server stops."""
+        self.draining = True
+        if self._model is not None:
+            await asyncio.to_thread(self._model.close)
+
     async def stop(self) -> None:
         """End all work and let go of everything."""
         self.draining = True
@@ -101,8 +107,7 @@ class Service:
         with suppress(asyncio.CancelledError):
             await self._loading
         await asyncio.to_thread(self.libraries.close)
-        if self._model is not None:
-            await asyncio.to_thread(self._model.close)
+        await self.cut()
 
 
 def short_name(name: str) -> str:

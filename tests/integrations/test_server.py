@@ -67,7 +67,7 @@ def test_models_are_listed_and_described(client: openai.OpenAI) -> None:
 def test_a_model_that_is_not_here_is_a_404_that_names_the_one_that_is(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="serves smollm2") as caught:
         client.chat.completions.create(model="gpt-4", messages=FRANCE)
-    assert fields(caught.value)["type"] == "not_found_error"
+    assert (fields(caught.value)["type"], fields(caught.value)["code"]) == ("not_found_error", "model_not_found")
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-4")
 
@@ -196,11 +196,39 @@ def test_what_is_not_understood_is_refused_by_name(client: openai.OpenAI) -> Non
     with pytest.raises(openai.BadRequestError, match="temperature"):
         client.chat.completions.create(model="smollm2", messages=FRANCE, temperature=-1)
     image: Any = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]
-    with pytest.raises(openai.BadRequestError):
+    with pytest.raises(openai.BadRequestError, match="text only, no part of type 'image_url'"):
         client.chat.completions.create(model="smollm2", messages=image)
+    call: Any = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    history: list[Any] = [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "5"}]
+    for messages in (history[:1], history[1:]):
+        with pytest.raises(openai.BadRequestError, match="Leave out the messages of tools"):
+            client.chat.completions.create(model="smollm2", messages=messages)
+    with pytest.raises(openai.BadRequestError, match="stop: There are 70 stop texts"):
+        client.chat.completions.create(model="smollm2", messages=FRANCE, stop=["a"] * 70)
+    with pytest.raises(openai.BadRequestError, match="input: There are 2,049 texts"):
+        client.embeddings.create(model="multilingual-e5-small", input=["a"] * 2049)
+    with pytest.raises(openai.BadRequestError, match=r"messages.content"):
+        client.chat.completions.create(model="smollm2", messages=[{"role": "user", "content": 5}])  # type: ignore[typeddict-item]
     with pytest.raises(openai.BadRequestError, match="context") as caught:
         client.chat.completions.create(model="smollm2", messages=[{"role": "user", "content": "word " * 9000}])
     assert fields(caught.value)["code"] == "context_length_exceeded"
+
+
+def test_null_is_as_good_as_left_out(running: Running) -> None:
+    nothing = dict.fromkeys(
+        ("use_documents", "return_tokens_as_token_ids", "n", "stop", "stream", "logit_bias", "response_format", "mode")
+    )
+    said = {"role": "assistant", "content": "Rome.", "reasoning_content": None}
+    body: dict[str, Any] = {"messages": [*FRANCE, said | {"reasoning_content": "Hm."}, said, *FRANCE], "max_tokens": 1}
+    assert httpx.post(f"{running.api}/chat/completions", json=body | nothing, timeout=60).status_code == 200
+    options = {"stream": True, "stream_options": {"include_obfuscation": True}}
+    assert httpx.post(f"{running.api}/chat/completions", json=body | options, timeout=60).status_code == 200
+    text = {"prompt": "a", "max_tokens": 1, "echo": None, "raw": None, "suffix": None}
+    assert httpx.post(f"{running.api}/completions", json=text, timeout=60).status_code == 200
+    embedded = {"input": "a", "input_type": None, "dimensions": None}
+    assert httpx.post(f"{running.api}/embeddings", json=embedded, timeout=60).status_code == 200
+    unknown = httpx.post(f"{running.api}/embeddings", json={"input": "a", "colour": None}, timeout=60)
+    assert unknown.status_code == 400 and "'colour' is not a field" in unknown.text
 
 
 def test_an_answer_can_be_sent_back_as_it_came(client: openai.OpenAI) -> None:
@@ -270,6 +298,12 @@ def test_an_echo_scores_the_prompt(exact: tuple[Running, openai.OpenAI]) -> None
     assert both.startswith("the cat") and len(both) > len("the cat")
     streamed = client.completions.create(model="tiny", prompt="the cat", echo=True, stream=True, **GREEDY)
     assert "".join(piece.choices[0].text for piece in streamed) == both
+    scored: dict[str, Any] = {"model": "tiny", "prompt": ids, "echo": True, "logprobs": 0, **GREEDY}
+    whole = client.completions.create(**scored).choices[0].logprobs
+    pieces = [piece.choices[0].logprobs for piece in client.completions.create(stream=True, **scored)]
+    assert whole and pieces[0] and pieces[0].token_logprobs and pieces[0].token_logprobs[0] is None
+    for column in ("tokens", "token_logprobs"):
+        assert [one for piece in pieces if piece for one in getattr(piece, column)] == getattr(whole, column)
 
 
 def test_embeddings_in_both_forms(client: openai.OpenAI) -> None:
@@ -289,6 +323,8 @@ def test_embeddings_in_both_forms(client: openai.OpenAI) -> None:
         client.embeddings.create(model="smollm2", input="text")
     with pytest.raises(openai.BadRequestError, match="384"):
         client.embeddings.create(model="multilingual-e5-small", input="text", dimensions=100)
+    with pytest.raises(openai.BadRequestError, match=r"Text 1 to embed has 30,\d+ tokens; at most 8,192"):
+        client.embeddings.create(model="multilingual-e5-small", input=["text", "羊驼 " * 10_000])
 
 
 # -- many clients, clients that leave ---------------------------------------------------------------
@@ -361,6 +397,27 @@ def test_the_end_of_a_server_lets_answers_finish_and_refuses_new_ones(tmp_path: 
             server.server.handle_exit(2, None)
             assert [line for line in lines if line][-1] == "data: [DONE]"
         assert until(lambda: _is_gone(server.url))
+
+
+def test_answers_that_outlast_the_end_of_a_server_are_told_why(tmp_path: Path) -> None:
+    model = hanpaca.load(chatml_model(tmp_path / "tiny.gguf"), **EXACT | {"context": 65_536})
+    no_end = {str(token): -100 for token in model.engine.vocabulary.ends}
+    body = {"messages": FRANCE, "max_tokens": 60_000, "logit_bias": no_end}
+    with (
+        serving(model, library_folder=tmp_path / "library", grace=0.5) as server,
+        httpx.Client(timeout=60) as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        route = f"{server.api}/chat/completions"
+        whole = pool.submit(client.post, route, json=body)
+        with client.stream("POST", route, json=body | {"stream": True}) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            until(lambda: "hanpaca_requests_open 3.0" in httpx.get(f"{server.url}/metrics").text)
+            server.server.handle_exit(2, None)
+            last = [line for line in lines if line][-1]
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "closing"
+        assert (whole.result().status_code, whole.result().json()["error"]["code"]) == (503, "closing")
 
 
 def _is_gone(url: str) -> bool:

@@ -87,6 +87,51 @@ def test_one_stream_tells_of_every_document_until_none_is_left(running: Running)
         httpx.delete(f"{running.api}/documents/{status['id']}", timeout=60)
 
 
+def test_one_bad_file_of_an_upload_keeps_none(running: Running) -> None:
+    before = len(httpx.get(f"{running.api}/documents").json()["data"])
+    files = [("file", ("good.txt", b"Guanaco.")), ("file", ("bad.exe", b"MZ"))]
+    refused = httpx.post(f"{running.api}/documents", files=files, timeout=60)
+    assert refused.status_code == 400 and "bad.exe" in refused.json()["error"]["message"]
+    assert len(httpx.get(f"{running.api}/documents").json()["data"]) == before
+
+
+def test_a_document_is_found_while_the_vectors_of_another_are_made(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large one takes minutes; the small one after it is read in between, and searched by its words."""
+    shelf = running.app.state.service.libraries.shelf(None)
+    real, waiting = shelf.library.embed_pending, threading.Event()
+
+    def endless(tell: Any, stop: Any) -> Any:
+        waiting.set()
+        until(stop)
+        return real(tell, stop)
+
+    monkeypatch.setattr(shelf.library, "embed_pending", endless)
+
+    def send(name: str, text: str) -> str:
+        answer = httpx.post(f"{running.api}/documents", files={"file": (name, text.encode())}, timeout=60)
+        return str(answer.json()["data"][0]["id"])
+
+    large = send("large.txt", "A dromedary has one hump.")
+    assert waiting.wait(60)
+    small = send("small.txt", "The bactrian has two humps.")
+    asked = {"query": "bactrian humps", "mode": "keywords"}
+
+    def found() -> Any:
+        data = httpx.post(f"{running.api}/search", json=asked, timeout=60).json()["data"]
+        return data and data[0]["file"] == "small.txt"
+
+    assert until(found)
+    states = {one["id"]: one["status"] for one in httpx.get(f"{running.api}/documents").json()["data"]}
+    assert states[large] == states[small] == "embedding"
+    monkeypatch.undo()
+    third = send("third.txt", "The third one ends the wait.")
+    for id in (large, small, third):
+        assert ready_document(running, id)["status"] == "ready"
+        httpx.delete(f"{running.api}/documents/{id}", timeout=60)
+
+
 def test_the_text_around_a_passage_says_whether_it_goes_on(running: Running) -> None:
     text = "\n\n".join(f"Paragraph {number} tells of a camel and its load." for number in range(100))
     sent = httpx.post(f"{running.api}/documents", files={"file": ("camels.txt", text.encode())}, timeout=60).json()

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,30 @@ def test_the_servers_own_page_and_no_page_at_all_may_ask(running: Running) -> No
     assert httpx.get(f"{running.api}/models", headers={"Origin": running.url}).status_code == 200
     assert httpx.get(f"{running.api}/models", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
     assert httpx.get(f"{running.api}/models", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+
+
+def test_a_link_on_another_page_leads_to_the_page_and_to_nothing_else(running: Running) -> None:
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    assert "<title>" in httpx.get(running.url, headers=link).text
+    assert httpx.get(f"{running.api}/models", headers=link).status_code == 403
+    assert httpx.get(running.url, headers=link | {"Sec-Fetch-Dest": "iframe"}).status_code == 403
+    assert httpx.get(running.url, headers=link | {"Sec-Fetch-Mode": "no-cors"}).status_code == 403
+
+
+def test_behind_a_proxy_that_speaks_tls_the_page_may_ask(tmp_path: Path) -> None:
+    with serving(None, library_folder=tmp_path / "library", allowed_hosts=("box",)) as server:
+
+        def ask(origin: str) -> int:
+            return httpx.get(f"{server.api}/models", headers={"Host": "box", "Origin": origin}).status_code
+
+        origins = ("https://box", "http://box", "https://box:8443", "https://other", "ftp://box")
+        assert [ask(origin) for origin in origins] == [200, 200, 403, 403, 403]
+
+
+def test_head_says_what_get_says_without_a_body(running: Running) -> None:
+    for path in ("/", "/health", "/v1/models"):
+        head, whole = httpx.head(running.url + path), httpx.get(running.url + path)
+        assert (head.status_code, head.content) == (200, b"") and head.headers["content-type"] in whole.headers.values()
 
 
 def test_the_page_runs_nothing_but_its_own_files(closed: Running) -> None:
@@ -207,6 +232,24 @@ def test_bodies_over_the_limit_are_refused_before_they_are_read(running: Running
         f"{running.api}/chat/completions", content=chunks(), headers={"Content-Type": "application/json"}
     )
     assert answer.status_code == 413 and answer.json()["error"]["message"].startswith("The body is larger")
+    assert answer.json()["error"]["code"] == "too_large"
+
+
+def test_a_body_that_is_not_json_is_told_so(running: Running) -> None:
+    for kind in ("text/plain", "application/x-www-form-urlencoded"):
+        answer = httpx.post(f"{running.api}/chat/completions", content=json.dumps(ASK), headers={"Content-Type": kind})
+        assert answer.status_code == 400 and "application/json" in answer.json()["error"]["message"]
+
+
+def test_headers_have_a_size_and_a_time(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hanpaca.integrations.server.running.HEADER_SECONDS", 0.2)
+    assert raw(running, "GET /health HTTP/1.1\r\nHost: localhost\r\n") == b"", "the connection ends without an answer"
+    assert raw(running, "") == b""
+    with suppress(httpx.TransportError):  # it may hang up before all was sent
+        large = {f"X-{number}": "a" * 1000 for number in range(200)}
+        assert httpx.get(f"{running.url}/health", headers=large).status_code == 400
+    answer = httpx.post(f"{running.api}/chat/completions", json=ASK | {"max_tokens": 60, "temperature": 0}, timeout=60)
+    assert answer.status_code == 200, "an answer may take longer than its headers"
 
 
 def test_uploads_over_the_limit_leave_nothing(running: Running) -> None:
