@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-from loops import ENDLESS
 from pages import Watched, ask, begin
 from servers import Running, serving, stands_still, until
 
@@ -39,18 +37,6 @@ CONTRAST = """() => {
 }"""
 UNNAMED = """all => all.filter((e) => e.checkVisibility() && !(
     e.textContent.trim() || e.ariaLabel || e.labels?.length)).map((e) => e.outerHTML)"""
-
-
-@pytest.fixture
-def endless(page: Any) -> Any:
-    """A page whose answers go on until they are stopped."""
-
-    def change(route: Any) -> None:
-        body = route.request.post_data_json | {"logit_bias": {str(token): -100 for token in ENDLESS}}
-        route.continue_(post_data=json.dumps(body | {"max_tokens": 3000}))
-
-    page.route("**/v1/chat/completions", change)
-    return page
 
 
 def test_a_stream_is_seen_and_stopped_and_a_reload_keeps_the_conversation(endless: Any, page_server: Running) -> None:
@@ -154,8 +140,9 @@ def test_conversations_are_exported_deleted_and_shared_by_tabs(page: Any, tmp_pa
 
 def test_what_a_model_writes_is_text(page: Any) -> None:
     written = "**bold** <img src=x onerror=alert(1)> [a](javascript:alert(2)) ![b](http://e.org/x.png)\\n\\n1. one"
-    piece = f'data: {{"choices":[{{"index":0,"delta":{{"content":"{written}"}},"finish_reason":"stop"}}]}}\n\n'
-    page.route("**/v1/chat/completions", lambda route: route.fulfill(body=piece, content_type="text/event-stream"))
+    piece = f'data: {{"choices":[{{"index":0,"delta":{{"content":"{written}"}},"finish_reason":"stop"}}]}}'
+    body = f"{piece}\n\ndata: [DONE]\n\n"
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
     answer = ask(page, "Hi", "chat")
     assert answer.locator("strong").text_content() == "bold" and answer.locator("ol li").text_content() == "one"
     assert answer.locator("img, a, script").count() == 0 and "<img src=x onerror" in answer.text_content()
@@ -166,7 +153,8 @@ def test_errors_are_told_in_the_users_language(page: Any) -> None:
     page.locator("#notice", has_text="还没有文档").wait_for()
     assert page.input_value("#question") == "有什么？"
     full = json.dumps({"error": {"message": "x", "code": "queue_full"}})
-    page.route("**/v1/chat/completions", lambda route: route.fulfill(status=429, body=full))
+    refuse = {"status": 429, "body": full, "headers": {"Retry-After": "0"}}
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(**refuse))
     assert "服务器正忙" in ask(page, "Hi", "chat").locator(".error").text_content()
     page.unroute("**/v1/chat/completions")
     page.route("**/v1/chat/completions", lambda route: route.abort())

@@ -176,7 +176,7 @@ function historyOf(said) {
 
 async function stream(messages, answer, signal, draw) {
   const body = asRequest(messages, answer.mode, answer.library);
-  for await (const piece of events("/v1/chat/completions", { method: "POST", body, signal })) {
+  for await (const piece of events("/v1/chat/completions", { method: "POST", body, signal, last: "[DONE]" })) {
     if (piece.error) throw new Refused(200, piece.error);
     const choice = piece.choices[0];
     answer.content += choice?.delta.content || "";
