@@ -13,11 +13,11 @@ import { uploads } from "/static/uploads.js";
 
 // -- asking --------------------------------------------------------------------------------------------------------
 
-function submit(event) {
+async function submit(event) {
   event?.preventDefault();
   const text = $("question").value.trim();
   if (!text || !$("stop").hidden) return;
-  if (!ask(text)) return;
+  if (!(await ask(text))) return;
   $("question").value = "";
   grow();
 }

@@ -8,7 +8,6 @@ import { openDocument } from "/static/source.js";
 const state = { listed: new Map(), libraries: [], most: Infinity, following: null };
 
 export const libraryName = () => $("library").value;
-export const count = () => state.listed.size;
 export const largest = () => state.most;
 const query = (more = {}) => `?${new URLSearchParams({ ...(libraryName() && { library: libraryName() }), ...more })}`;
 
@@ -51,6 +50,12 @@ async function loadDocuments() {
   state.listed = new Map(data.map((one) => [one.id, one]));
   show();
   follow();
+}
+
+// Whether there are any. Where none is listed, another client may have added some meanwhile.
+export async function hasDocuments() {
+  if (!state.listed.size) await (libraryName() ? loadDocuments() : loadLibraries());
+  return state.listed.size > 0;
 }
 
 function show() {
