@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import Watched, delete, upload
-from servers import Running
+from pages import Watched, ask, delete, upload
+from servers import Running, until
 
 
 @pytest.fixture
@@ -54,3 +54,38 @@ def test_a_document_opened_from_the_menu_of_a_phone_is_seen(phone: Any, tmp_path
     phone.locator("#show-side:focus").wait_for()
     phone.tap("#show-side")
     delete(phone, "small.txt")
+
+
+def test_a_row_that_progresses_keeps_the_focus(page: Any, tmp_path: Path) -> None:
+    (path := tmp_path / "long.txt").write_text("\n\n".join(f"Llama {n} eats grass." for n in range(800)))
+    page.set_input_files("#files", str(path))
+    page.locator("#documents li.embedding progress").wait_for()
+    page.evaluate("""() => {
+        window.told = new Set();
+        const row = document.querySelector("#documents li.embedding");
+        const note = () => told.add(row.querySelector(".about > span").textContent);
+        new MutationObserver(note).observe(row, { childList: true, subtree: true });
+        row.querySelector(".plain").focus();
+    }""")
+    until(lambda: page.evaluate("() => told.size > 0"))
+    page.locator("#documents li.ready", has_text="long.txt").wait_for()
+    page.locator("#documents li.ready .plain:focus").wait_for()
+    page.locator("#status", has_text="long.txt: ").wait_for(state="attached")
+    with page.expect_response("**/v1/documents?*"):
+        page.dispatch_event("#library", "change")
+    page.locator("#documents li.ready .plain:focus").wait_for()
+    delete(page, "long.txt")
+
+
+def test_the_end_of_an_answer_and_what_fails_is_announced(page: Any, tmp_path: Path) -> None:
+    status = page.locator("#status[aria-live=polite]")
+    answer = ask(page, "Say one word.", "chat").locator(".text").text_content()
+    assert status.text_content().startswith("回答：") and answer[:10] in status.text_content()
+    page.route("**/v1/chat/completions", lambda route: route.abort())
+    answer = ask(page, "Say another one.", "chat")
+    assert status.text_content() == "回答失败：服务器没有响应。它在运行吗？"
+    assert answer.locator("[role=alert]").count() == 0  # what failed long ago is not told again when it is shown
+    (path := tmp_path / "broken.pdf").write_bytes(b"%PDF-1.4 nothing")
+    page.set_input_files("#files", str(path))
+    page.locator("#status", has_text="broken.pdf: 失败").wait_for(state="attached")
+    delete(page, "broken.pdf")

@@ -25,13 +25,19 @@ CONTRAST = """() => {
         return [255, 255, 255];
     };
     const weak = [];
+    const look = (e, style, text) => {
+        const [a, b] = [light(parts(style.color)), light(ground(e))];
+        const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+        if (ratio < 4.5 || style.opacity < 1) weak.push(`${ratio.toFixed(2)} ${e.className} ${text.slice(0, 30)}`);
+    };
     const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     while (texts.nextNode()) {
         const e = texts.currentNode.parentElement;
         if (!texts.currentNode.data.trim() || !e.checkVisibility() || e.closest(":disabled, .hidden, .skip")) continue;
-        const [a, b] = [light(parts(getComputedStyle(e).color)), light(ground(e))];
-        const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-        if (ratio < 4.5) weak.push(`${ratio.toFixed(2)} ${e.className} ${e.textContent.slice(0, 30)}`);
+        look(e, getComputedStyle(e), e.textContent);
+    }
+    for (const e of document.querySelectorAll("[placeholder]")) {
+        if (e.checkVisibility()) look(e, getComputedStyle(e, "::placeholder"), e.placeholder);
     }
     return weak;
 }"""
@@ -194,6 +200,10 @@ def test_both_languages_and_themes_can_be_read(page: Any) -> None:
     for _ in range(2):
         grounds.add(page.locator("body").evaluate("body => getComputedStyle(body).backgroundColor"))
         assert page.evaluate(CONTRAST) == []
+        page.click("#show-settings")
+        page.locator("#set-top_k").wait_for()
+        assert page.evaluate(CONTRAST) == []
+        page.keyboard.press("Escape")
         page.click("#theme")
     assert len(grounds) == 2
     assert page.locator("button, input, select, textarea").evaluate_all(UNNAMED) == []

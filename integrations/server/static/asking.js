@@ -120,7 +120,15 @@ async function respond(asking) {
   running.delete(asking.id);
   keep(asking);
   if (asking === current) finished(answer);
+  announce(outcome(answer));
   hooks.changed();
+}
+
+// How an answer ended, for whoever does not see it.
+function outcome({ error, stopped, content, passages }) {
+  if (error) return say("answer-failed", { text: error });
+  if (stopped) return say(stopped);
+  return say("answered", { text: content || say(passages?.length ? "made-search" : "nothing") });
 }
 
 function finished(answer) {
@@ -130,7 +138,6 @@ function finished(answer) {
   if (answer.passages) $("said").lastElementChild.scrollIntoView({ block: "start" }); // the best one comes first
   else if (atEnd) log.scrollTop = log.scrollHeight;
   showBusy();
-  announce(say("answered", { text: answer.error || answer.content || say(answer.passages?.length ? "made-search" : "nothing") }));
 }
 
 function keep(one) {

@@ -61,7 +61,7 @@ function answer(one, actions, last) {
   else parts.push(body(one, actions));
   for (const hit of one.passages || []) parts.push(passage(hit, actions));
   for (const note of notes(one)) parts.push(make("div", { className: "note" }, render(note)));
-  if (one.error) parts.push(make("p", { className: "error", role: "alert", text: one.error }));
+  if (one.error) parts.push(make("p", { className: "error", text: one.error }));
   if (one.sources?.length) parts.push(sources(one, actions));
   if (!one.pending) parts.push(below(one, actions, last));
   return parts;
