@@ -1,11 +1,13 @@
 """The page in a real Chromium, for the tests of the page; they skip where there is none."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loops import ENDLESS
 from pages import Watched
 from servers import Running, serving
 
@@ -43,3 +45,15 @@ def page(browser: Any, page_server: Running) -> Iterator[Any]:
     yield watched.open()
     watched.context.close()
     assert not watched.wrong
+
+
+@pytest.fixture
+def endless(page: Any) -> Any:
+    """A page whose answers go on until they are stopped."""
+
+    def change(route: Any) -> None:
+        body = route.request.post_data_json | {"logit_bias": {str(token): -100 for token in ENDLESS}}
+        route.continue_(post_data=json.dumps(body | {"max_tokens": 3000}))
+
+    page.route("**/v1/chat/completions", change)
+    return page

@@ -30,7 +30,7 @@ class Watched:
         """The page, once it knows its model and its documents."""
         with self.page.expect_response(lambda reply: "/v1/documents" in reply.url):
             self.page.goto(self.url)
-        self.page.locator("#model:not(:empty)").wait_for()
+        self.page.locator("#library option").first.wait_for(state="attached")
         return self.page
 
 
@@ -43,8 +43,8 @@ def upload(page: Any, *paths: Path) -> None:
 
 def ask(page: Any, question: str, mode: str) -> Any:
     """Ask, and wait for the whole answer, which is returned."""
+    answer = page.locator(".said.assistant").nth(page.locator(".said.assistant").count())
     begin(page, question, mode)
-    answer = page.locator(".said.assistant").last
     answer.locator(".actions").wait_for()
     return answer
 

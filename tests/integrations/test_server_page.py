@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import httpx
 from making import chinese, pdf
 from pages import ask, delete, marked, plain, upload
 from servers import Running, until
@@ -102,6 +103,21 @@ def test_a_source_opens_from_the_library_it_came_from(page: Any, tmp_path: Path)
     page.reload()
     page.locator(".said.assistant .cite").first.click()
     assert "书面形式" in marked(page)
+
+
+def test_documents_that_another_client_added_are_found(page: Any, page_server: Running) -> None:
+    page.click("#new-library")
+    page.fill("#asked-text", "共用")
+    page.click("#asked-yes")
+    until(lambda: page.input_value("#library") == "共用")
+    page.locator("#no-documents").wait_for()
+    file = {"file": ("shared.txt", "大羊驼每天喝两升水。".encode())}
+    (told,) = httpx.post(f"{page_server.api}/documents", data={"library": "共用"}, files=file).json()["data"]
+    url = f"{page_server.api}/documents/{told['id']}?library=共用"
+    until(lambda: httpx.get(url).json()["status"] == "ready")
+    assert "两升水" in ask(page, "大羊驼每天喝多少水？", "extract").text_content()
+    page.locator("#documents li.ready", has_text="shared.txt").wait_for()
+    assert not page.locator("#notice p").count()
 
 
 def test_a_library_is_deleted_when_that_is_confirmed(page: Any, page_server: Running, tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ import { uploads } from "/static/uploads.js";
 
 // -- asking --------------------------------------------------------------------------------------------------------
 
-function submit(event) {
+async function submit(event) {
   event?.preventDefault();
   const text = $("question").value.trim();
   if (!text || !$("stop").hidden) return;
-  if (!ask(text)) return;
+  if (!(await ask(text))) return;
   $("question").value = "";
   grow();
 }
@@ -75,7 +75,7 @@ function withoutModel() {
 // -- the beginning -------------------------------------------------------------------------------------------------
 
 onTokenNeeded((wrong) => asked(say("token-title"), say("token"), {
-  secret: true, problem: wrong ? say("token-wrong") : "", button: "unlock",
+  secret: true, problem: wrong ? say("token-wrong") : "", button: "unlock", needed: true,
 }));
 for (const part of [switches, layout, settings, documents, uploads, sources, conversations, form, modes]) part();
 onLanguage(showTalk);

@@ -1,10 +1,10 @@
 // Asking and answering: streams into the conversation that asked, also while another one is shown.
 import { Refused, events, json } from "/static/api.js";
 import { $, copyText, save } from "/static/dom.js";
-import { count, libraryName } from "/static/documents.js";
+import { hasDocuments, libraryName } from "/static/documents.js";
 import { asMarkdown } from "/static/export.js";
 import { choices, keepTalk, newTalk, talks } from "/static/kept.js";
-import { announce, notice, say, told } from "/static/look.js";
+import { announce, guarded, notice, say, told } from "/static/look.js";
 import { fill, shown } from "/static/messages.js";
 import { asRequest } from "/static/settings.js";
 import { openSource } from "/static/source.js";
@@ -79,13 +79,12 @@ export function exportAll() {
 
 // Asks; `at` is the place of an earlier question that this one takes, with all that followed it. Returns whether it was
 // asked.
-export function ask(text, at = current.said.length) {
-  if (isRunning(current)) return false;
+export async function ask(text, at = current.said.length) {
+  const asking = current;
   const { mode } = choices;
-  if (mode !== "chat" && !count()) {
-    notice(say("no-documents-yet", { name: libraryName() }));
-    return false;
-  }
+  const ready = mode === "chat" || (await guarded(hasDocuments));
+  if (ready === false) notice(say("no-documents-yet", { name: libraryName() }));
+  if (!ready || asking !== current || isRunning(current)) return false;
   current.said.splice(at, Infinity, { role: "user", content: text, mode });
   respond(current);
   return true;
@@ -121,7 +120,15 @@ async function respond(asking) {
   running.delete(asking.id);
   keep(asking);
   if (asking === current) finished(answer);
+  announce(outcome(answer));
   hooks.changed();
+}
+
+// How an answer ended, for whoever does not see it.
+function outcome({ error, stopped, content, passages }) {
+  if (error) return say("answer-failed", { text: error });
+  if (stopped) return say(stopped);
+  return say("answered", { text: content || say(passages?.length ? "made-search" : "nothing") });
 }
 
 function finished(answer) {
@@ -131,7 +138,6 @@ function finished(answer) {
   if (answer.passages) $("said").lastElementChild.scrollIntoView({ block: "start" }); // the best one comes first
   else if (atEnd) log.scrollTop = log.scrollHeight;
   showBusy();
-  announce(say("answered", { text: answer.error || answer.content || say(answer.passages?.length ? "made-search" : "nothing") }));
 }
 
 function keep(one) {
@@ -176,7 +182,7 @@ function historyOf(said) {
 
 async function stream(messages, answer, signal, draw) {
   const body = asRequest(messages, answer.mode, answer.library);
-  for await (const piece of events("/v1/chat/completions", { method: "POST", body, signal })) {
+  for await (const piece of events("/v1/chat/completions", { method: "POST", body, signal, last: "[DONE]" })) {
     if (piece.error) throw new Refused(200, piece.error);
     const choice = piece.choices[0];
     answer.content += choice?.delta.content || "";

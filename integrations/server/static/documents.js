@@ -2,13 +2,12 @@
 import { call, events, json } from "/static/api.js";
 import { $, icon, iconButton, make } from "/static/dom.js";
 import { choices, keepChoices } from "/static/kept.js";
-import { asked, confirmed, guarded, onLanguage, say } from "/static/look.js";
+import { announce, asked, confirmed, guarded, onLanguage, say } from "/static/look.js";
 import { openDocument } from "/static/source.js";
 
 const state = { listed: new Map(), libraries: [], most: Infinity, following: null };
 
 export const libraryName = () => $("library").value;
-export const count = () => state.listed.size;
 export const largest = () => state.most;
 const query = (more = {}) => `?${new URLSearchParams({ ...(libraryName() && { library: libraryName() }), ...more })}`;
 
@@ -48,22 +47,35 @@ async function loadDocuments() {
   const library = libraryName();
   const { data } = await json(`/v1/documents${query()}`);
   if (library !== libraryName()) return; // another was chosen meanwhile
+  const before = state.listed;
   state.listed = new Map(data.map((one) => [one.id, one]));
+  for (const one of data) tellEnd(before.get(one.id), one);
   show();
   follow();
 }
 
+// Whether there are any. Where none is listed, another client may have added some meanwhile.
+export async function hasDocuments() {
+  if (!state.listed.size) await (libraryName() ? loadDocuments() : loadLibraries());
+  return state.listed.size > 0;
+}
+
+// Rows that are there already stay, and what has the focus keeps it.
 function show() {
-  $("documents").replaceChildren(...[...state.listed.values()].map(row));
+  const held = document.activeElement;
+  const rows = new Map([...$("documents").children].map((item) => [item.dataset.id, item]));
+  $("documents").replaceChildren(...[...state.listed.values()].map((one) => drawn(rows.get(one.id) ?? row(one), one)));
+  if ($("documents").contains(held)) held.focus({ preventScroll: true });
   $("no-documents").hidden = state.listed.size > 0;
 }
 
 // A document that is there now, or has come further.
 export function put(one) {
-  const old = rowOf(one.id);
+  const before = state.listed.get(one.id);
   state.listed.set(one.id, one);
-  if (old) old.replaceWith(row(one));
-  else $("documents").prepend(row(one));
+  const item = drawn(rowOf(one.id) ?? row(one), one);
+  if (!before) $("documents").prepend(item);
+  tellEnd(before, one);
   $("no-documents").hidden = true;
   follow();
 }
@@ -71,12 +83,25 @@ export function put(one) {
 const rowOf = (id) => [...$("documents").children].find((child) => child.dataset.id === id);
 const isOver = (one) => one.status === "ready" || one.status === "failed";
 
-function row(one) {
-  const item = make("li", { "data-id": one.id, className: `document ${one.status}` });
-  const name = make("button", { type: "button", className: "name", text: one.name, title: `${say("open")}: ${one.name}`, onclick: () => openDocument({ ...one, library: libraryName() }) });
-  name.disabled = one.status === "failed" || !one.passages;
-  item.append(icon("file"), make("div", { className: "about" }, name, about(one)),
-    iconButton("trash", `${say("delete")}: ${one.name}`, () => guarded(() => remove(one))));
+// For whoever does not see it.
+function tellEnd(before, one) {
+  if (before && isOver(one) && !isOver(before)) announce(`${one.name}: ${about(one).textContent}`);
+}
+
+function row({ id, name }) {
+  const now = () => state.listed.get(id);
+  const open = () => openDocument({ ...now(), library: libraryName() });
+  return make("li", { "data-id": id }, icon("file"),
+    make("div", { className: "about" },
+      make("button", { type: "button", className: "name", text: name, title: `${say("open")}: ${name}`, onclick: open }), make("span")),
+    iconButton("trash", `${say("delete")}: ${name}`, () => guarded(() => remove(now()))));
+}
+
+// What changes in a row; its buttons stay, so that neither the focus nor a click is lost.
+function drawn(item, one) {
+  item.className = `document ${one.status}`;
+  item.querySelector("button.name").disabled = one.status === "failed" || !one.passages;
+  item.querySelector(".about > span").replaceWith(about(one));
   return item;
 }
 
@@ -134,7 +159,10 @@ async function follow() {
 }
 
 export function documents() {
-  onLanguage(show);
+  onLanguage(() => {
+    $("documents").replaceChildren();
+    show();
+  });
   $("new-library").onclick = () => guarded(newLibrary);
   $("delete-library").onclick = () => guarded(deleteLibrary);
   $("library").onchange = () => {

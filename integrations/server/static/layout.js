@@ -3,21 +3,26 @@ import { $ } from "/static/dom.js";
 
 const narrow = matchMedia("(max-width: 60rem)");
 
-export function closeSide() {
-  $("side").classList.remove("open");
-  $("show-side").setAttribute("aria-expanded", "false");
+// On a narrow screen the side lies over the rest, which cannot be reached meanwhile.
+function setSide(open) {
+  $("side").classList.toggle("open", open);
+  $("backdrop").hidden = !open;
+  for (const covered of document.querySelectorAll(".skip, main, #source")) covered.inert = open;
+  $("show-side").setAttribute("aria-expanded", String(open));
+  $(open ? "close-side" : "show-side").focus();
 }
 
-function openSide() {
-  $("side").classList.add("open");
-  $("show-side").setAttribute("aria-expanded", "true");
-  $("close-side").focus();
+const isOpen = () => $("side").classList.contains("open");
+
+export function closeSide() {
+  if (isOpen()) setSide(false);
 }
 
 // The panel of a source gives the focus back to what opened it.
 let opener = null;
 
 export function showPanel() {
+  closeSide();
   if ($("source").hidden) opener = document.activeElement;
   $("source").hidden = false;
   document.body.classList.add("with-source");
@@ -35,7 +40,7 @@ function keys(event) {
   if (event.defaultPrevented || document.querySelector("dialog[open]")) return;
   const typing = event.target.closest("input, textarea, select");
   if (event.key === "Escape" && !typing) {
-    if (narrow.matches && $("side").classList.contains("open")) closeSide(), $("show-side").focus();
+    if (isOpen()) closeSide();
     else if (!$("source").hidden) closePanel();
   }
   if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey) {
@@ -45,11 +50,9 @@ function keys(event) {
 }
 
 export function layout() {
-  $("show-side").onclick = openSide;
-  $("close-side").onclick = () => {
-    closeSide();
-    $("show-side").focus();
-  };
+  $("show-side").onclick = () => setSide(true);
+  for (const id of ["close-side", "backdrop"]) $(id).onclick = closeSide;
+  narrow.onchange = closeSide;
   $("close-source").onclick = closePanel;
   document.addEventListener("keydown", keys);
 }

@@ -67,7 +67,7 @@ export async function guarded(work) {
   try {
     return await work();
   } catch (error) {
-    if (error.name !== "AbortError" && error.status !== 401) notice(told(error));
+    if (error.name !== "AbortError") notice(told(error));
     return undefined;
   }
 }
@@ -91,14 +91,18 @@ export async function confirmed(question) {
   return (await answered($("confirm"))) === "yes";
 }
 
-// A line of text from the user; "" where there is none.
-export async function asked(title, label, { secret = false, problem = "", button = "done" } = {}) {
+// A line of text from the user; "" where there is none. What is `needed` is asked for until it is given.
+export async function asked(title, label, { secret = false, problem = "", button = "done", needed = false } = {}) {
   $("asked-title").textContent = title;
   $("asked-label").textContent = label;
   $("asked-problem").textContent = problem;
   $("asked-yes").textContent = say(button);
   $("asked-text").type = secret ? "password" : "text";
   $("asked-text").value = "";
+  $("asked-no").hidden = needed;
   $("asked-no").onclick = () => $("asked").close("");
-  return (await answered($("asked"))) === "yes" ? $("asked-text").value.trim() : "";
+  for (;;) {
+    const text = (await answered($("asked"))) === "yes" ? $("asked-text").value.trim() : "";
+    if (text || !needed) return text;
+  }
 }

@@ -19,11 +19,12 @@ const INLINE = new RegExp(
   "g",
 );
 const LONGEST = 20_000; // characters of a paragraph in which emphasis is looked for
+const DEEPEST = 20; // quotations and lists inside one another; what is deeper stays text
 
 // `source` drawn as Markdown into a fragment. Options: `mark`, [from, to) of the source to be marked; `cite`, what
 // stands for a source number (null: the number as it is); `breaks`, whether a line's end is shown as one.
 export function render(source, { mark = [0, 0], cite = () => null, breaks = false, plain = false } = {}) {
-  const drawing = { mark, cite, breaks };
+  const drawing = { mark, cite, breaks, depth: 0 };
   const root = document.createDocumentFragment();
   const lines = linesOf(source);
   if (plain) root.append(make("div", { className: "as-is" }, ...inline(drawing, lines, ["cite"])));
@@ -48,6 +49,7 @@ const cut = (line, count) => ({ text: line.text.slice(count), at: line.at + Math
 // -- blocks --------------------------------------------------------------------------------------------------------
 
 function blocks(drawing, parent, lines) {
+  const nests = drawing.depth < DEEPEST;
   let at = 0;
   while (at < lines.length) {
     const { text } = lines[at];
@@ -55,12 +57,14 @@ function blocks(drawing, parent, lines) {
     else if (FENCE.test(text)) at = fence(drawing, parent, lines, at);
     else if (HEADING.test(text)) at = heading(drawing, parent, lines, at);
     else if (RULE.test(text)) parent.append(make("hr")), (at += 1);
-    else if (QUOTE.test(text)) at = quotation(drawing, parent, lines, at);
-    else if (ITEM.test(text)) at = list(drawing, parent, lines, at);
+    else if (nests && QUOTE.test(text)) at = quotation(drawing, parent, lines, at);
+    else if (nests && ITEM.test(text)) at = list(drawing, parent, lines, at);
     else if (text.includes("|") && BAR.test(lines[at + 1]?.text ?? "")) at = table(drawing, parent, lines, at);
     else at = paragraph(drawing, parent, lines, at);
   }
 }
+
+const deeper = (drawing) => ({ ...drawing, depth: drawing.depth + 1 });
 
 function fence(drawing, parent, lines, at) {
   const [, opening] = FENCE.exec(lines[at].text);
@@ -86,7 +90,7 @@ function quotation(drawing, parent, lines, at) {
   let end = at;
   while (end < lines.length && QUOTE.test(lines[end].text)) end += 1;
   const inner = make("blockquote");
-  blocks(drawing, inner, lines.slice(at, end).map((line) => cut(line, QUOTE.exec(line.text)[0].length)));
+  blocks(deeper(drawing), inner, lines.slice(at, end).map((line) => cut(line, QUOTE.exec(line.text)[0].length)));
   parent.append(inner);
   return end;
 }
@@ -122,7 +126,7 @@ const starts = (text) => FENCE.test(text) || HEADING.test(text) || RULE.test(tex
 
 function item(drawing, lines) {
   const inner = make("li");
-  blocks(drawing, inner, lines);
+  blocks(deeper(drawing), inner, lines);
   const only = inner.children.length === 1 && inner.firstElementChild;
   if (only?.tagName === "P") only.replaceWith(...only.childNodes);
   return inner;

@@ -17,10 +17,15 @@ export function shown(one, actions, last) {
   return element;
 }
 
-// Draws a message anew into its element.
+// Draws a message anew into its element. What cannot be drawn (whatever a browser has kept) is shown as plain text.
 export function fill(element, one, actions, last) {
   element.setAttribute("aria-label", say(one.role === "user" ? "you" : "answer"));
-  element.replaceChildren(...(one.role === "user" ? question(element, one, actions) : answer(one, actions, last)));
+  try {
+    element.replaceChildren(...(one.role === "user" ? question(element, one, actions) : answer(one, actions, last)));
+  } catch (error) {
+    console.error(error);
+    element.replaceChildren(make("div", { className: "as-is", text: one.content }));
+  }
 }
 
 // -- questions -----------------------------------------------------------------------------------------------------
@@ -56,7 +61,7 @@ function answer(one, actions, last) {
   else parts.push(body(one, actions));
   for (const hit of one.passages || []) parts.push(passage(hit, actions));
   for (const note of notes(one)) parts.push(make("div", { className: "note" }, render(note)));
-  if (one.error) parts.push(make("p", { className: "error", role: "alert", text: one.error }));
+  if (one.error) parts.push(make("p", { className: "error", text: one.error }));
   if (one.sources?.length) parts.push(sources(one, actions));
   if (!one.pending) parts.push(below(one, actions, last));
   return parts;
