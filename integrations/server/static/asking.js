@@ -3,7 +3,7 @@ import { Refused, events, json } from "/static/api.js";
 import { $, copyText, save } from "/static/dom.js";
 import { hasDocuments, libraryName } from "/static/documents.js";
 import { asMarkdown } from "/static/export.js";
-import { choices, keepTalk, newTalk, talks } from "/static/kept.js";
+import { breakOff, choices, isAnswered, keepTalk, newTalk, takeStored, talks } from "/static/kept.js";
 import { announce, guarded, notice, say, told } from "/static/look.js";
 import { fill, shown } from "/static/messages.js";
 import { asRequest } from "/static/settings.js";
@@ -14,9 +14,7 @@ const running = new Map(); // conversation's id → AbortController
 const hooks = { changed: () => {} };
 // A reload shows what was shown; another tab begins anew.
 let current = talks.find(({ id }) => id === sessionStorage.getItem("hanpaca.shown")) ?? newTalk();
-
-// What was being written when the page was closed.
-for (const one of talks) for (const entry of one.said) if (entry.pending) Object.assign(entry, { pending: undefined, stopped: "broken-off" });
+let drawn = []; // its messages that are shown
 
 export const talk = () => current;
 export const onTalks = (redraw) => (hooks.changed = redraw);
@@ -37,14 +35,46 @@ const actions = {
 };
 
 export function showTalk() {
-  const { said } = current;
   sessionStorage.setItem("hanpaca.shown", current.id);
-  $("said").replaceChildren(...said.map((one, index) => shown(one, actions, index === said.length - 1)));
+  drawn = [];
+  draw();
+  showBusy();
+  $("talk").scrollTop = $("talk").scrollHeight;
+}
+
+// Draws the messages that are not shown yet; the others stay, with the focus and what is being edited.
+function draw() {
+  const { said } = current;
+  const elements = [...$("said").children];
+  const isLast = (index, all) => index === all.length - 1;
+  said.forEach((one, index) => {
+    if (one === drawn[index] && isLast(index, said) === isLast(index, drawn)) return;
+    const element = shown(one, actions, isLast(index, said));
+    if (elements[index]) elements[index].replaceWith(element);
+    else $("said").append(element);
+  });
+  for (const surplus of elements.slice(said.length)) surplus.remove();
+  drawn = [...said];
   $("welcome").hidden = said.length > 0;
   $("title").textContent = titleOf(current);
   $("export").disabled = !said.length;
-  showBusy();
-  $("talk").scrollTop = $("talk").scrollHeight;
+}
+
+// Shows what another tab has made of the conversation.
+export function renew() {
+  if (isRunning(current)) return;
+  if (current.said.length && !talks.includes(current)) current = newTalk(); // it was deleted there
+  const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
+  current.said = current.said.map((one, index) => (same(one, drawn[index]) ? drawn[index] : one));
+  staying(draw);
+}
+
+// Does what changes the height of the messages; whoever was at their end is there afterwards.
+function staying(work) {
+  const log = $("talk");
+  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
+  work();
+  if (atEnd) log.scrollTop = log.scrollHeight;
 }
 
 export const titleOf = (one) => one.said.find(({ role }) => role === "user")?.content.slice(0, 80) || say("untitled");
@@ -78,14 +108,20 @@ export function exportAll() {
 }
 
 // Asks; `at` is the place of an earlier question that this one takes, with all that followed it. Returns whether it was
-// asked.
-export async function ask(text, at = current.said.length) {
+// asked: not while an answer is being written, here or in another tab.
+export async function ask(text, at) {
   const asking = current;
   const { mode } = choices;
   const ready = mode === "chat" || (await guarded(hasDocuments));
   if (ready === false) notice(say("no-documents-yet", { name: libraryName() }));
   if (!ready || asking !== current || isRunning(current)) return false;
-  current.said.splice(at, Infinity, { role: "user", content: text, mode });
+  takeStored(current);
+  if (isAnswered(current)) {
+    notice(say("other-tab"));
+    return false;
+  }
+  breakOff(current);
+  current.said.splice(at ?? current.said.length, Infinity, { role: "user", content: text, mode });
   respond(current);
   return true;
 }
@@ -108,14 +144,15 @@ async function respond(asking) {
   showTalk();
   hooks.changed();
   announce(say("answering"));
-  const draw = drawing(asking, answer);
+  const keeping = setInterval(() => keepTalk(asking), SAVE_EVERY);
   try {
     if (mode === "search") await search(messages.at(-1).content, answer, controller.signal);
-    else await stream(messages, answer, controller.signal, () => draw());
+    else await stream(messages, answer, controller.signal, growing(asking, answer));
   } catch (error) {
     if (error.name === "AbortError") answer.stopped = "stopped";
     else answer.error = told(error);
   }
+  clearInterval(keeping);
   delete answer.pending;
   running.delete(asking.id);
   keep(asking);
@@ -132,11 +169,8 @@ function outcome({ error, stopped, content, passages }) {
 }
 
 function finished(answer) {
-  const log = $("talk");
-  const atEnd = isAtEnd(log);
-  fill($("said").lastElementChild, answer, actions, true);
+  staying(() => fill($("said").lastElementChild, answer, actions, true));
   if (answer.passages) $("said").lastElementChild.scrollIntoView({ block: "start" }); // the best one comes first
-  else if (atEnd) log.scrollTop = log.scrollHeight;
   showBusy();
 }
 
@@ -144,29 +178,27 @@ function keep(one) {
   if (!keepTalk(one)) notice(say("full"));
 }
 
-const isAtEnd = (log) => log.scrollHeight - log.scrollTop - log.clientHeight < 80;
-
-// Draws the growing answer at most once a frame, and keeps it every two seconds.
-function drawing(asking, answer) {
+// What draws the growing answer, at most once a frame.
+function growing(asking, answer) {
   let waiting = false;
-  let kept = Date.now();
   return () => {
-    if (Date.now() - kept > SAVE_EVERY) {
-      kept = Date.now();
-      keepTalk(asking);
-    }
     if (waiting) return;
     waiting = true;
     requestAnimationFrame(() => {
       waiting = false;
-      if (asking !== current || !answer.pending) return;
-      const log = $("talk");
-      const atEnd = isAtEnd(log);
-      fill($("said").lastElementChild, answer, actions, true);
-      if (atEnd) log.scrollTop = log.scrollHeight;
+      if (asking === current && answer.pending) staying(() => fill($("said").lastElementChild, answer, actions, true));
     });
   };
 }
+
+// Whoever opens the page again, or has it open in another tab, sees that nobody writes any more.
+addEventListener("pagehide", () => {
+  for (const one of talks.filter(isRunning)) {
+    stop(one);
+    breakOff(one);
+    keepTalk(one);
+  }
+});
 
 // What was said before, as the model sees it: questions that have a written answer, and the last one.
 function historyOf(said) {

@@ -1,7 +1,8 @@
-// What this browser keeps: choices under one key, each conversation under a key of its own, so that two tabs of the page
-// do not overwrite each other's. Knows nothing of what is shown.
+// What this browser keeps: choices under one key, each conversation under a key of its own. Of two tabs with the same
+// conversation one at a time changes it, the other takes what is stored. Knows nothing of what is shown.
 const CHOICES = "hanpaca.choices";
 const TALK = "hanpaca.talk.";
+const SILENT = 90_000; // ms after which a tab that keeps nothing of its answer is gone; a hidden one's clock ticks once a minute
 
 export const choices = {
   language: navigator.language.startsWith("zh") ? "zh" : "en", theme: "", library: "", mode: "auto", settings: {},
@@ -31,8 +32,23 @@ function write(key, value) {
 
 function load() {
   const keys = Object.keys(localStorage).filter((key) => key.startsWith(TALK));
-  const found = keys.map(read).filter((talk) => talk.id && Array.isArray(talk.said) && talk.said.length);
+  const found = keys.map(read).filter(isTalk);
+  for (const talk of found) if (!isAnswered(talk)) breakOff(talk);
   return found.sort((one, other) => other.changed - one.changed);
+}
+
+function isTalk({ id, said }) {
+  return Boolean(id && Array.isArray(said) && said.length);
+}
+
+// Whether a tab, this one or another, is writing an answer in it.
+export function isAnswered({ said, changed }) {
+  return said.some((entry) => entry.pending) && Date.now() - changed < SILENT;
+}
+
+// What was being written when its page was closed.
+export function breakOff({ said }) {
+  for (const entry of said) if (entry.pending) Object.assign(entry, { pending: undefined, stopped: "broken-off" });
 }
 
 export const keepChoices = () => write(CHOICES, choices);
@@ -55,12 +71,22 @@ export function dropTalk(talk) {
   localStorage.removeItem(TALK + talk.id);
 }
 
-// Calls `changed` when another tab has changed the conversations; `isHeld` says which this tab shows or writes to.
+// Takes what another tab has made of a conversation.
+export function takeStored(talk) {
+  const stored = read(TALK + talk.id);
+  if (isTalk(stored) && stored.changed > talk.changed) Object.assign(talk, stored);
+}
+
+// Calls `changed` when another tab has changed the conversations; those that `isHeld` are this tab's to change.
 export function watchOtherTabs(isHeld, changed) {
-  addEventListener("storage", (event) => {
-    if (!event.key?.startsWith(TALK)) return;
-    const own = new Map(talks.filter(isHeld).map((talk) => [talk.id, talk]));
-    talks = load().map((talk) => own.get(talk.id) ?? talk);
+  addEventListener("storage", ({ key, newValue }) => {
+    if (!key?.startsWith(TALK)) return;
+    const known = talks.find(({ id }) => TALK + id === key);
+    if (known && isHeld(known)) return;
+    const stored = read(key);
+    if (newValue === null) talks = talks.filter((one) => one !== known);
+    else if (known) takeStored(known);
+    else if (isTalk(stored)) talks.unshift(stored);
     changed();
   });
 }

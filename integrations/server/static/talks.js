@@ -1,11 +1,16 @@
 // The list of conversations at the side.
-import { choose, exportAll, isRunning, onTalks, stop, talk, titleOf } from "/static/asking.js";
+import { choose, exportAll, isRunning, onTalks, renew, stop, talk, titleOf } from "/static/asking.js";
 import { $, iconButton, make } from "/static/dom.js";
-import { dropTalk, talks, watchOtherTabs } from "/static/kept.js";
+import { choices, dropTalk, talks, watchOtherTabs } from "/static/kept.js";
 import { closeSide } from "/static/layout.js";
 import { confirmed, onLanguage, say } from "/static/look.js";
 
+let drawn = ""; // what the list says
+
 function show() {
+  const now = JSON.stringify([choices.language, talks.map((one) => [one.id, titleOf(one), one === talk(), isRunning(one)])]);
+  if (now === drawn) return; // the focus stays where it is
+  drawn = now;
   $("talks").replaceChildren(...talks.map((one) => {
     const name = titleOf(one);
     const open = make("button", { type: "button", className: "name", text: name, title: name, onclick: () => pick(one) });
@@ -33,7 +38,10 @@ async function remove(one, name) {
 export function conversations() {
   onTalks(show);
   onLanguage(show);
-  watchOtherTabs((one) => one === talk() || isRunning(one), show);
+  watchOtherTabs(isRunning, () => {
+    renew();
+    show();
+  });
   $("new").onclick = () => {
     pick(null);
     $("question").focus();
