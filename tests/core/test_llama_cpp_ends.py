@@ -51,7 +51,8 @@ async def test_the_loop_keeps_ticking_while_a_model_works(long_smol):
 
 
 async def test_long_texts_and_grammars_are_read_on_other_threads(tiny_file, monkeypatch):
-    model, seen, here = hanpaca.load(tiny_file, running=2), {}, threading.get_ident()
+    model, here = hanpaca.load(tiny_file, running=2), threading.get_ident()
+    seen: dict[str, int] = {}
     monkeypatch.setattr(Model, "prompt_tokens", lambda self, text: seen.update(tokens=threading.get_ident()) or [1])
     sampling = GREEDY.replace(max_tokens=2)
     with model:

