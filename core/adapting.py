@@ -1,4 +1,4 @@
-"""What adapters of frameworks have in common: options by name, and the settings of an object and of one call.
+"""What adapters of frameworks have in common: options by name, the settings of an object and of one call, pickling.
 
 Knows no framework and loads nothing.
 """
@@ -6,6 +6,7 @@ Knows no framework and loads nothing.
 from __future__ import annotations
 
 import difflib
+import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,15 @@ def settled(own: Mapping[str, Any], stop: str | Sequence[str] | None, given: Map
     chosen.update({name: value for name, value in given.items() if name not in names or value is not None})
     both = dict.fromkeys((*_texts(own.get("stop")), *_texts(stop)))
     return Sampling.of({**chosen, "stop": tuple(both)})
+
+
+def pickles(value: object) -> bool:
+    """Whether a value can be pickled."""
+    try:
+        pickle.dumps(value)
+    except Exception:  # whatever an object of a user's raises
+        return False
+    return True
 
 
 def _texts(stop: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -133,7 +133,8 @@ def _check_number(name: str, value: Any, low: float, high: float) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         upper = f" and at most {high:g}" if high != math.inf else ""
-        raise BadInput(f"{name} must be at least {low:g}{upper}, not {value!r}.")
+        hint = "It counts alternatives: 0 reports the chosen tokens alone." if name == "logprobs" else ""
+        raise BadInput(f"{name} must be at least {low:g}{upper}, not {value!r}.", hint)
 
 
 def check_names(settings: Mapping[str, Any]) -> None:

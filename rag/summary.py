@@ -13,7 +13,7 @@ from typing import Any
 
 from ..core.chat import Message
 from ..core.engines.base import Usage
-from ..core.errors import ContextOverflow
+from ..core.errors import BadInput, ContextOverflow, UnreadableDocument
 from ..core.sampling import Sampling
 from . import citations, prompts
 from .answers import Answer, ChatModel, choose, together
@@ -25,6 +25,7 @@ from .prompts import wording
 from .sentences import sentences
 from .terms import language_of, terms
 
+LANGUAGES = ("zh", "en")
 SENTENCES = 5
 """How many sentences a summary by quotation has."""
 
@@ -37,7 +38,10 @@ def summarize(
     language: str | None = None,
     sampling: Sampling | Mapping[str, Any] | None = None,
 ) -> Answer:
-    """A summary of one file of the library, in its own language unless another ("zh", "en") is named."""
+    """A summary of one file of the library, in its own language unless another ("zh", "en") is named.
+
+    Raises `BadInput` for other languages, and `UnreadableDocument` for a file without text.
+    """
     path = library.resolve(file)
     return summarize_passages(
         model, library.passages(path), title=PurePath(path).name, language=language, sampling=sampling
@@ -53,11 +57,22 @@ def summarize_passages(
     sampling: Sampling | Mapping[str, Any] | None = None,
 ) -> Answer:
     """`summarize` for passages that are at hand already, in the order of the document called `title`."""
+    refuse_language(language)
+    if not any(hit.text.strip() for hit in hits):
+        raise UnreadableDocument(f"{title} holds no text to summarize.", "Give a document with text.")
     spoken = language or language_of("".join(hit.text for hit in hits[:20])) or "en"
     mode, notes = choose(model, spoken)
     if model is None or mode == "extract":
         return _quoted(hits, notes)
     return _Summary(model, title, spoken, Sampling.of(sampling), notes).of(hits)
+
+
+def refuse_language(language: str | None) -> None:
+    """Raise `BadInput` for a language in which no summary is written. None is the document's own."""
+    if language not in (None, *LANGUAGES):
+        raise BadInput(
+            f"{language!r} is no language of summaries.", f"Valid: {', '.join(LANGUAGES)}; None for the document's own."
+        )
 
 
 class _Summary:

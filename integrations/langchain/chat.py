@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -17,11 +17,16 @@ from langchain_core.tools import BaseTool
 from pydantic import BaseModel
 
 from ...core import Completion, Message, Model, Sampling
+from ...core.adapting import refuse_unknown
+from ...core.errors import BadInput
 from .messages import as_chunk, logprobs_of, response_metadata, to_chunk, to_messages, usage_metadata
-from .options import ModelOptions
+from .options import SAMPLING, ModelOptions
 from .structured import schema_of_format, structured
+from .tools import OPTIONS as TOOL_SETTINGS
 from .tools import Tools, bound, read_answer
 
+CALL_SETTINGS = (*SAMPLING, "model", "response_format", *TOOL_SETTINGS)
+"""What a call may say, besides LangChain's own arguments."""
 _Asked = tuple[Model, list[Message], Sampling, bool]
 """The model, the prompt, the settings, and whether the answer may be a tool call."""
 
@@ -67,6 +72,13 @@ class ChatHanpaca(ModelOptions, BaseChatModel):
             profile["max_input_tokens"] = context
         return profile
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy whose profile is that of its own options, unless a profile was given."""
+        copy = super().model_copy(update=update, deep=deep)
+        if "profile" not in (update or {}) and self.profile == self._resolve_model_profile():
+            copy.profile = copy._resolve_model_profile()
+        return copy
+
     def get_token_ids(self, text: str) -> list[int]:
         """The text's ids by the model's own tokenizer, no BOS."""
         if self.custom_get_token_ids is not None:
@@ -95,24 +107,33 @@ class ChatHanpaca(ModelOptions, BaseChatModel):
         self,
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
         *,
-        tool_choice: str | None = None,
+        tool_choice: str | bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """A runnable that may answer with a call of one of `tools`, if the model was built with `tool_calling=True`.
 
-        `tool_choice`: auto, any (or required), none, or a tool's name. No tools at all is always allowed. Raises
-        `UnsupportedFeature` where `tool_calling` is off.
+        `tool_choice`: auto, any (or required, or True), none, or a tool's name. No tools at all is always allowed.
+        `kwargs` are settings of the call; `strict` and `parallel_tool_calls=False` are accepted, and are so anyway.
+        Raises `UnsupportedFeature` where `tool_calling` is off, `BadInput` for other names.
         """
-        return bound(self, tools, tool_choice, allowed=self.tool_calling, **kwargs)
+        given = {"tools": tools, "tool_choice": tool_choice, **kwargs}
+        return bound(self, given, allowed=self.tool_calling, valid=CALL_SETTINGS)
 
     def _asked(self, messages: list[BaseMessage], stop: list[str] | None, given: dict[str, Any]) -> _Asked:
         given = {name: value for name, value in given.items() if name != "stream"}
+        refuse_unknown(f"one call of {type(self).__name__}", given, CALL_SETTINGS)
         model = self._loaded(given.pop("model", None))
         tools = Tools.taken_from(given, allowed=self.tool_calling)
         if "response_format" in given:
             given["json_schema"] = schema_of_format(given.pop("response_format"))
         if tools is not None:
-            given["json_schema"] = tools.schema(given.get("json_schema"))
+            given["json_schema"] = tools.schema(given.get("json_schema") or self.json_schema)
+        if given.get("json_schema") and (given.get("grammar") or self.grammar):
+            raise BadInput(
+                "A grammar leaves no room for structured output, tools, response_format or json_schema.",
+                "Use a ChatHanpaca without grammar for them.",
+            )
+        if tools is not None:
             return model, [tools.message(), *to_messages(messages, tools=True)], self._sampling(stop, **given), True
         return model, to_messages(messages, tools=self.tool_calling), self._sampling(stop, **given), False
 

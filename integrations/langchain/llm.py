@@ -63,13 +63,19 @@ class HanpacaLLM(ModelOptions, BaseLLM):
         return (self.model_copy(update=settings) if settings else self), rest
 
     def _wraps(self, model: Model, prompts: Sequence[str]) -> bool:
-        """Whether prompts become user turns. Warns about prompts that are templates already."""
+        """Whether prompts become user turns. Warns about prompts that are templates or conversations already."""
         if self.raw or model.kind == "base":
             return False
         if any("[INST]" in prompt or "<|im_start|>" in prompt for prompt in prompts):
             warnings.warn(
                 "The prompt holds a chat template already, and this chat model adds its own. "
                 "Give the text alone, or pass raw=True to send the prompt as it is.",
+                stacklevel=2,
+            )
+        if any(prompt.startswith(("System: ", "Human: ")) for prompt in prompts):
+            warnings.warn(
+                "Messages became one text, which this chat model reads as one turn of the user. "
+                "Give them to ChatHanpaca, which keeps the roles.",
                 stacklevel=2,
             )
         return True

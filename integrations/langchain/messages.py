@@ -6,7 +6,14 @@ import json
 from collections.abc import Iterable
 from typing import Any, cast
 
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ChatMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    ToolMessage,
+)
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
@@ -25,12 +32,15 @@ ROLES = {
     "assistant": "assistant",
 }
 REASONING = ("reasoning", "thinking", "redacted_thinking")
+CALLS = ("tool_call", "tool_call_chunk", "tool_use", "function_call")
+"""Blocks that repeat what `tool_calls` of the same message says."""
 
 
 def to_messages(messages: Iterable[BaseMessage], *, tools: bool = False) -> list[Message]:
     """Our messages. Raises `UnsupportedFeature` for pictures, sounds, files and, unless `tools`, tool messages.
 
-    A tool call is shown as the model wrote it, and a tool's result as a message of the user.
+    A tool call is shown as the model wrote it, and a tool's result as a message of the user. Raises `BadInput` for a
+    call that could not be read when it was made.
     """
     return [_message(message, tools) for message in messages]
 
@@ -42,10 +52,15 @@ def _message(message: BaseMessage, tools: bool) -> Message:
             "Tool calls are off in this chat model.",
             "Leave tool messages out, use structured output, or build it with tool_calling=True.",
         )
+    if unread := getattr(message, "invalid_tool_calls", None):
+        raise BadInput(
+            f"The conversation holds a tool call that could not be read: {unread[0].get('name')!r}.",
+            "Leave that message out, or give the call in tool_calls with arguments that are a dict.",
+        )
     if calls:
         said = [json.dumps({"tool": c["name"], "arguments": c["args"]}, ensure_ascii=False) for c in calls]
         return Message("assistant", "\n".join([*filter(None, [_text(message)]), *said]))
-    if isinstance(message, ToolMessage):
+    if isinstance(message, ToolMessage | FunctionMessage):
         name = f" of {message.name}" if message.name else ""
         return Message("user", f"Result{name}: {_text(message)}")
     return Message(cast(Role, _role(message)), _text(message))
@@ -72,6 +87,10 @@ def _text_of(block: str | dict[Any, Any], message: BaseMessage) -> str:
     kind = str(block.get("type"))
     if kind in REASONING and isinstance(message, AIMessage):
         return ""  # what another model thought is no part of what it said
+    if kind in CALLS and isinstance(message, AIMessage):
+        if message.tool_calls:
+            return ""
+        raise BadInput(f"A message holds a {kind} block and no tool_calls.", "Give the call in tool_calls too.")
     if kind not in ("text", "text-plain") or not isinstance(block.get("text"), str):
         raise UnsupportedFeature(f"This chat model reads text, not {kind!r} content.", "Give text blocks only.")
     return str(block["text"])

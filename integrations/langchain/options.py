@@ -15,13 +15,15 @@ from langchain_core.language_models.base import LangSmithParams
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator
 
 from ...core import Model, Sampling, load
-from ...core.adapting import refuse_unknown, settled
+from ...core.adapting import pickles, refuse_unknown, settled
 from ...core.catalog import resolve, rope_for
-from ...core.errors import HanpacaError
+from ...core.errors import BadInput, HanpacaError
 
 PROVIDER = "hanpaca"
 SAMPLING = Sampling.names()
-Key = tuple[str, int | None, str | None, str]
+HANDLES = ("rate_limiter", "callbacks")
+"""Fields that change no answer: a pickled copy goes without those that cannot be pickled."""
+Key = tuple[str, int | None, str | None, SecretStr | None, str]
 
 
 class ModelOptions(BaseModel):
@@ -36,7 +38,7 @@ class ModelOptions(BaseModel):
     system_prompt: str | None = None
     """Replaces the template's own; "" for none, "long" for the longer published one."""
     load_options: dict[str, Any] = Field(default_factory=dict)
-    """More options of `hanpaca.load`, by name (threads, kv_type, …)."""
+    """More options of `hanpaca.load`, by name (threads, kv_type, engine, tokenizer, …) that are no fields here."""
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -61,9 +63,9 @@ class ModelOptions(BaseModel):
     timeout: float | None = None
 
     max_retries: int | None = None
-    """Accepted because every chat model has it. A model on this machine has no connection to retry."""
+    """Accepted because every chat model has it; no call is repeated. For a server, use the runnable's `with_retry`."""
     api_key: SecretStr | None = None
-    """Accepted because every chat model has it. A model on this machine has no use for it."""
+    """Sent to the server, where the model is one; None: $HANPACA_API_KEY. A model on this machine has no use for it."""
 
     _models: dict[Key, Model] = PrivateAttr(default_factory=dict)
     _looked_up: set[Key] = PrivateAttr(default_factory=set)
@@ -71,8 +73,11 @@ class ModelOptions(BaseModel):
     def __init__(self, *args: Any, **values: Any) -> None:
         # Here and not in a validator: an error of ours stays what it is instead of becoming a ValidationError.
         refuse_unknown(type(self).__name__, values, type(self).model_fields)
+        if isinstance(logprobs := values.get("logprobs"), bool):
+            Sampling(logprobs=logprobs)  # refuses it, where Pydantic would make a number of it
         super().__init__(*args, **values)
         self._sampling()
+        self._options_of_load()
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -81,11 +86,15 @@ class ModelOptions(BaseModel):
 
     def __getstate__(self) -> dict[Any, Any]:
         """Everything but the loaded model: a copy in another process loads its own."""
-        return {**super().__getstate__(), "__pydantic_private__": {"_models": {}, "_looked_up": set()}}
+        state = super().__getstate__()
+        left_out = {name: None for name in HANDLES if not pickles(state["__dict__"].get(name))}
+        private: dict[str, Any] = {"_models": {}, "_looked_up": set()}
+        return {**state, "__dict__": {**state["__dict__"], **left_out}, "__pydantic_private__": private}
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        """A copy that loads its own model."""
+        """A copy that loads its own model, under the same limits and heard by the same callbacks."""
         memo = {} if memo is None else memo
+        memo.update((id(handle), handle) for handle in (getattr(self, name, None) for name in HANDLES))
         memo[id(self._models)], memo[id(self._looked_up)] = {}, set()
         return super().__deepcopy__(memo)
 
@@ -101,16 +110,28 @@ class ModelOptions(BaseModel):
         """The model of this object, or the one a call names instead."""
         key = self._key(model)
         if key not in self._models:
-            options = dict(self.load_options)
-            if self.context is not None:
-                options["context"] = self.context
             # Nothing heavy yet: of two threads that come here at once the first one's model serves both.
-            self._models.setdefault(key, load(model or self.model, system_prompt=self.system_prompt, **options))
+            self._models.setdefault(key, load(model or self.model, **self._options_of_load(model)))
         return self._models[key]
+
+    def _options_of_load(self, model: str | None = None) -> dict[str, Any]:
+        """What `hanpaca.load` is told. Raises `BadInput` for what is a field of this object."""
+        for name in self.load_options:
+            field = "model" if name == "name" else name
+            if field in ModelOptions.model_fields:
+                owner = type(self).__name__
+                raise BadInput(f"{name!r} is no entry of load_options.", f"Give {field} to {owner} itself: {field}=….")
+        options = {**self.load_options, "system_prompt": self.system_prompt}
+        if self.context is not None:
+            options["context"] = self.context
+        if self.api_key is not None and self._engine_name(model) == "remote":
+            options["api_key"] = self.api_key.get_secret_value()
+        return options
 
     def _key(self, model: str | None = None) -> Key:
         """All that decides which model is loaded. Copies share what is loaded, and may differ in any of it."""
-        return (model or self.model, self.context, self.system_prompt, repr(sorted(self.load_options.items())))
+        options = repr(sorted(self.load_options.items()))
+        return (model or self.model, self.context, self.system_prompt, self.api_key, options)
 
     async def agenerate(self, *args: Any, **kwargs: Any) -> Any:
         """LangChain's own; what it asks on the event loop (`_identifying_params`) is looked up before, off it."""
@@ -148,10 +169,10 @@ class ModelOptions(BaseModel):
         except HanpacaError:
             return None
 
-    def _engine_name(self) -> str | None:
+    def _engine_name(self, model: str | None = None) -> str | None:
         """Which engine will run the model; None where it is not on this machine."""
         try:
-            return resolve(self.model).engine
+            return self.load_options.get("engine") or resolve(model or self.model).engine
         except HanpacaError:
             return None
 

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from langchain_core.messages import convert_to_messages
+from langchain_core.messages import BaseMessage, convert_to_messages
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableGenerator
 from langchain_core.runnables.utils import AddableDict
 
 from ...core import Message
 from ...core.errors import BadInput
 from ...rag import Answer, AnswerDelta, astream_answer, stream_answer
+from ...rag.answering import MODES
 from ...rag.answers import Event
 from .chat import ChatHanpaca
 from .messages import to_messages
 from .retriever import HanpacaRetriever, to_document
-from .through import ThroughLangChain, stoppable
+from .through import ThroughLangChain, refuse_others, stoppable
 
 INPUT = ("question", "history")
 
@@ -34,12 +35,18 @@ def question_answering(
     """A chain from a question to a dict: `answer`, `sources`, `context`, `notes`, `mode`, `refused`.
 
     The input is a question, or a dict with `question` and `history` (LangChain messages). `sources` are dicts with
-    `number`, `file`, `page`, `line`, `quote`, `start` and `end`; `context` holds the passages as documents. Streamed,
-    pieces of `answer` come first and everything else in the last chunk. `chat` None answers by quoting; `mode` is one
-    of auto, stuff, focus, refine, map_reduce, extract; `abstain` refuses questions that the library does not answer.
-    Raises `BadInput` for a retriever that does not search both ways: answers need keywords and vectors.
+    `number`, `file`, `page`, `line`, `quote`, `start`, `end` and `member`; `context` holds the passages as documents.
+    Streamed, pieces of `answer` come first and everything else in the last chunk. `chat` None answers by quoting;
+    `mode` is one of auto, stuff, focus, refine, map_reduce, extract; `abstain` refuses questions that the library does
+    not answer.
+    Tool calls and their results in `history` are left out. Raises `BadInput` for other classes than these, and for a
+    retriever that does not search both ways: answers need keywords and vectors.
     """
-
+    if retriever is None:
+        raise BadInput("question_answering needs a retriever.", "Give a HanpacaRetriever.")
+    refuse_others(chat, retriever)
+    if mode not in MODES:
+        raise BadInput(f"{mode!r} is not a way to answer.", f"Valid: {', '.join(MODES)}.")
     _refuse_mode(retriever)
 
     def options(
@@ -96,9 +103,22 @@ def _whole(parts: list[Any]) -> Any:
 def _question(given: str | Mapping[str, Any]) -> tuple[str, list[Message]]:
     if isinstance(given, str):
         return given, []
-    if not isinstance(given, Mapping) or "question" not in given or set(given) - set(INPUT):
-        raise BadInput("The chain takes a question, or a dict.", f"The dict's keys are: {', '.join(INPUT)}.")
-    return str(given["question"]), to_messages(convert_to_messages(given.get("history") or []))
+    if not isinstance(given, Mapping) or set(given) - set(INPUT) or not isinstance(given.get("question"), str):
+        raise BadInput(
+            "The chain takes a question as text, or a dict that holds one.", f"The dict's keys: {', '.join(INPUT)}."
+        )
+    return given["question"], to_messages(_spoken(given.get("history")))
+
+
+def _spoken(history: Any) -> list[BaseMessage]:
+    """What was said: no tool calls, and none of their results."""
+    if not isinstance(history, Sequence | None) or isinstance(history, str):
+        raise BadInput(f"history is a list of messages, not {history!r}.", "Such as [HumanMessage(…), AIMessage(…)].")
+    try:
+        messages = convert_to_messages(history or [])
+    except (ValueError, NotImplementedError) as error:  # what LangChain says of a message it cannot read
+        raise BadInput(f"history holds what is no message: {error}", "Give LangChain messages.") from error
+    return [one for one in messages if one.type not in ("tool", "function") and not getattr(one, "tool_calls", None)]
 
 
 def _chunk(event: Event) -> AddableDict:

@@ -7,13 +7,14 @@ there what you want.
 from __future__ import annotations
 
 import json
+from functools import partial
 from operator import itemgetter
 from typing import Any, cast
 
 from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage
-from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableAssign, RunnableLambda, RunnableParallel
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -39,27 +40,37 @@ def structured(
     if method not in METHODS:
         raise BadInput(f"{method!r} is not a method here.", f"Valid: {', '.join(METHODS)}.")
     wanted = json_schema_of(schema)
-    shown = {"title": "Answer", **schema} if wanted is schema else convert_to_json_schema(schema)
+    shown = {"title": "Answer", **wanted} if _is_json_schema(schema) else convert_to_json_schema(schema)
     told = {"kwargs": {"method": method}, "schema": shown}
     bound = chat.bind(json_schema=wanted, ls_structured_output_format=told)
-    read = RunnableLambda(lambda message: _read(cast(AIMessage, message), schema))
+    read = RunnableLambda(partial(_read, schema=schema), name="read_answer")
     if not include_raw:
         return cast("Runnable[LanguageModelInput, dict[str, Any] | BaseModel]", bound | read)
-    parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | read, parsing_error=lambda _: None)
-    failed = RunnablePassthrough.assign(parsed=lambda _: None)
+    # Not RunnablePassthrough.assign: what it makes cannot be pickled.
+    parsed = RunnableAssign(RunnableParallel(parsed=itemgetter("raw") | read, parsing_error=_nothing))
+    failed = RunnableAssign(RunnableParallel(parsed=_nothing))
     return cast(
         "Runnable[LanguageModelInput, dict[str, Any] | BaseModel]",
-        RunnableMap(raw=bound) | parsed.with_fallbacks([failed], exception_key="parsing_error"),
+        RunnableParallel(raw=bound) | parsed.with_fallbacks([failed], exception_key="parsing_error"),
     )
 
 
 def json_schema_of(schema: dict[str, Any] | type) -> dict[str, Any]:
     """The JSON schema that an answer must match: what the class says of itself, or the dict.
 
-    A dict that describes a function stands for its parameters. Raises `BadInput` for anything else.
+    A dict that describes a function stands for its parameters. Raises `BadInput` for anything else, and for a schema
+    that says nothing.
     """
-    if isinstance(schema, dict) and not _describes_function(schema):
-        return schema
+    wanted = _said_by(schema)
+    if not wanted:
+        raise BadInput(f"{schema!r} as a schema allows everything.", "Give a JSON schema with a type and properties.")
+    return wanted
+
+
+def _said_by(schema: dict[str, Any] | type) -> dict[str, Any]:
+    if _is_json_schema(schema):
+        # A name says no more than a title does, and is no keyword of JSON Schema.
+        return {key: value for key, value in cast("dict[str, Any]", schema).items() if key != "name"}
     if isinstance(schema, type) and is_basemodel_subclass(schema):
         if issubclass(schema, BaseModel):
             return schema.model_json_schema()
@@ -73,9 +84,13 @@ def json_schema_of(schema: dict[str, Any] | type) -> dict[str, Any]:
     return {key: value for key, value in described.items() if key not in ("title", "description")}
 
 
-def _describes_function(schema: dict[str, Any]) -> bool:
-    """Whether it is a function as OpenAI, Anthropic or Bedrock describe one."""
-    return isinstance(schema.get("name"), str) or "toolSpec" in schema or schema.get("type") == "function"
+def _is_json_schema(schema: Any) -> bool:
+    """Whether it is a dict, and no function as OpenAI, Anthropic or Bedrock describe one."""
+    if not isinstance(schema, dict) or schema.get("type") == "function":
+        return False
+    described = {"parameters", "input_schema", "toolSpec"} & set(schema)
+    only_named = isinstance(schema.get("name"), str) and not {"type", "properties"} & set(schema)
+    return not described and not only_named
 
 
 def schema_of_format(response_format: Any) -> dict[str, Any] | None:
@@ -101,7 +116,11 @@ def _is_cut(text: str) -> bool:
     return False
 
 
-def _read(message: AIMessage, schema: dict[str, Any] | type) -> Any:
+def _nothing(_: object) -> None:
+    return None
+
+
+def _read(message: AIMessage, *, schema: dict[str, Any] | type) -> Any:
     text = message.text
     if message.response_metadata.get("finish_reason") == "length":
         raise OutputParserException("The answer was cut off by max_tokens. Allow more tokens.", llm_output=text)

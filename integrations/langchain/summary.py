@@ -17,10 +17,10 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
 from ...core.errors import BadInput
 from ...rag import Answer, Hit
-from ...rag.summary import summarize, summarize_passages
+from ...rag.summary import refuse_language, summarize, summarize_passages
 from .chat import ChatHanpaca
 from .retriever import HanpacaRetriever
-from .through import ThroughLangChain
+from .through import ThroughLangChain, refuse_others
 
 Summarized = str | Path | Document | Sequence[Document]
 
@@ -33,7 +33,10 @@ def document_summary(
     The input is a document or the documents of one file, as loaders give them; with `retriever` also the name of a file
     in its library. The summary is in the document's language unless another ("zh", "en") is named. `chat` None
     summarises by quotation, and so does a chat model that does not speak the language; `sources` are the quotations.
+    Raises `BadInput` for other classes and languages than these, and for a document without text.
     """
+    refuse_others(chat, retriever)
+    refuse_language(language)
 
     def run(given: Summarized, through: ThroughLangChain | None) -> dict[str, Any]:
         sampling = chat.sampling() if chat is not None else None
@@ -43,8 +46,8 @@ def document_summary(
                     "A file is summarised from a library.", "Give document_summary a retriever, or documents."
                 )
             return _told(summarize(retriever.opened, through, given, language=language, sampling=sampling))
-        documents = [given] if isinstance(given, Document) else list(given)
-        if not documents or not all(isinstance(document, Document) for document in documents):
+        documents = [given] if isinstance(given, Document) else given
+        if not (isinstance(documents, Sequence) and documents and all(isinstance(one, Document) for one in documents)):
             raise BadInput("The chain takes a document, documents, or a file of a library.", "Give one of them.")
         hits = _hits(documents)
         title = PurePath(hits[0].file).name

@@ -17,9 +17,25 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, conv
 from langchain_core.runnables import RunnableConfig
 
 from ...core import Completion, Delta, Message, Sampling, Usage
+from ...core.errors import BadInput
 from .chat import ChatHanpaca
+from .retriever import HanpacaRetriever
 
 T = TypeVar("T")
+
+
+def refuse_others(chat: object, retriever: object) -> None:
+    """Raise `BadInput` unless a chain is given Hanpaca's own classes, or None."""
+    if not isinstance(chat, ChatHanpaca | None):
+        raise BadInput(
+            f"This chain's chat model is a ChatHanpaca, not a {type(chat).__name__}.",
+            "Give a ChatHanpaca, with max_tokens, stop and others set on it and not by bind.",
+        )
+    if not isinstance(retriever, HanpacaRetriever | None):
+        raise BadInput(
+            f"This chain's retriever is a HanpacaRetriever, not a {type(retriever).__name__}.",
+            "Give a HanpacaRetriever; for other retrievers write a chain: prompt | chat.",
+        )
 
 
 class ThroughLangChain:

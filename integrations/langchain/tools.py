@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,19 +20,23 @@ from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from ...core import Completion, Message
+from ...core.adapting import refuse_unknown
 from ...core.errors import BadInput, UnsupportedFeature
 
 CHOICES = ("auto", "any", "required", "none")
+OPTIONS = ("tools", "tool_choice", "strict", "parallel_tool_calls")
+"""What a call may say of tools. `strict` changes nothing: every call matches its tool's schema."""
 
 
 def bound(
-    chat: BaseChatModel, tools: Sequence[Any], tool_choice: str | None, *, allowed: bool, **kwargs: Any
+    chat: BaseChatModel, given: dict[str, Any], *, allowed: bool, valid: Sequence[str]
 ) -> Runnable[LanguageModelInput, AIMessage]:
-    """`chat` with `tools`; see `ChatHanpaca.bind_tools`."""
-    if not tools or tool_choice == "none":
-        return chat.bind(**kwargs)
-    told = Tools.of(tools, tool_choice, allowed=allowed)
-    return chat.bind(tools=list(told.functions), tool_choice=told.choice, **kwargs)
+    """`chat` with the tools and the other settings that `given` names; see `ChatHanpaca.bind_tools`."""
+    refuse_unknown("bind_tools", given, valid)
+    told = Tools.taken_from(given, allowed=allowed)
+    if told is None:
+        return chat.bind(**given)
+    return chat.bind(tools=list(told.functions), tool_choice=told.choice, **given)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class Tools:
         names = [function["name"] for function in functions]
         if isinstance(choice, dict):  # OpenAI's form
             choice = (choice.get("function") or choice).get("name", choice)
+        elif isinstance(choice, bool):
+            choice = "any" if choice else None
         if choice not in (None, *CHOICES, *names):
             raise BadInput(f"{choice!r} is not a tool_choice.", f"Valid: {', '.join([*CHOICES, *names])}.")
         return cls(functions, choice or "auto")
@@ -65,7 +71,12 @@ class Tools:
     @classmethod
     def taken_from(cls, given: dict[str, Any], *, allowed: bool) -> Tools | None:
         """The tools among a call's settings, which they leave; None where there are none to call."""
-        tools, choice = given.pop("tools", None), given.pop("tool_choice", None)
+        tools, choice, _, parallel = (given.pop(name, None) for name in OPTIONS)
+        if parallel:
+            raise UnsupportedFeature(
+                "One answer holds one tool call: parallel_tool_calls cannot be true.",
+                "Leave it out; an agent asks again after each call.",
+            )
         return cls.of(tools, choice, allowed=allowed) if tools and choice != "none" else None
 
     @property
@@ -76,16 +87,16 @@ class Tools:
 
     def schema(self, answer: Any = None) -> dict[str, Any]:
         """What the model may write: a call, or (unless a call is forced) an answer that matches the schema `answer`."""
+        parts = {f"arguments{at}": function.get("parameters") or _object() for at, function in enumerate(self.offered)}
         forms = [
-            _object(
-                tool={"const": function["name"]},
-                arguments=function.get("parameters") or {"type": "object", "properties": {}},
-            )
-            for function in self.offered
+            _object(tool={"const": function["name"]}, arguments={"$ref": f"#/$defs/{part}"})
+            for function, part in zip(self.offered, parts, strict=True)
         ]
         if self.choice == "auto":
-            forms.append(_object(answer=answer or {"type": "string"}))
-        return {"anyOf": forms} if len(forms) > 1 else forms[0]
+            parts["answer"] = answer or {"type": "string"}
+            forms.append(_object(answer={"$ref": "#/$defs/answer"}))
+        whole = {"anyOf": forms} if len(forms) > 1 else forms[0]
+        return {**whole, "$defs": {name: _moved(part, f"#/$defs/{name}") for name, part in parts.items()}}
 
     def message(self) -> Message:
         """What the model is told of them."""
@@ -114,6 +125,19 @@ def read_answer(completion: Completion, metadata: dict[str, Any]) -> AIMessage:
         return AIMessage(content=text, response_metadata=metadata)
     call = tool_call(name=said["tool"], args=said["arguments"], id=f"call_{uuid.uuid4().hex}")
     return AIMessage(content="", tool_calls=[call], response_metadata={**metadata, "finish_reason": "tool_calls"})
+
+
+def _moved(schema: Any, to: str) -> Any:
+    """`schema` as a part of another one, at the place `to`: its references to itself point there."""
+    if isinstance(schema, list | tuple):
+        return [_moved(part, to) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    moved = {key: _moved(part, to) for key, part in schema.items()}
+    pointer = schema.get("$ref")
+    if isinstance(pointer, str) and pointer.startswith("#"):
+        moved["$ref"] = to + pointer.removeprefix("#")
+    return moved
 
 
 def _object(**properties: Any) -> dict[str, Any]:

@@ -95,18 +95,23 @@ def test_a_loader_says_what_it_cannot_read(tmp_path: Path) -> None:
 # -- question and answer --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("mode", "calls"), [("stuff", 1), ("refine", 2), ("map_reduce", 3), ("extract", 0)])
-async def test_every_way_to_answer_is_a_runnable(retriever: HanpacaRetriever, mode: str, calls: int) -> None:
+@pytest.mark.parametrize(
+    ("mode", "calls"),
+    [("stuff", range(1, 2)), ("refine", range(2, 20)), ("map_reduce", range(3, 20)), ("extract", range(1))],
+)
+async def test_every_way_to_answer_is_a_runnable(retriever: HanpacaRetriever, mode: str, calls: range) -> None:
     chain = question_answering(retriever, chat(), mode=mode)
     heard = Calls()
     whole = chain.invoke(QUESTION, {"callbacks": [heard]})
     assert whole["mode"] == mode
-    assert "thirty" in whole["answer"] or mode != "extract"
-    assert heard.started >= calls
+    assert whole["answer"]
+    if mode == "extract":
+        assert "thirty" in whole["answer"]
+    assert heard.started in calls
     assert whole["context"][0].metadata["file"].endswith("llamas.txt")
     heard = Calls()
     pieces = [piece async for piece in chain.astream(QUESTION, {"callbacks": [heard]})]
-    assert heard.started >= calls
+    assert heard.started in calls
     assert "sources" in pieces[-1]
     assert "".join(piece.get("answer", "") for piece in pieces[:-1])
     assert len(await chain.abatch([QUESTION, QUESTION])) == 2
@@ -128,7 +133,7 @@ async def test_a_cancelled_chain_stops_the_model(
         with pytest.raises(asyncio.CancelledError):
             await task
     assert ticks.seconds < 10
-    assert ticks.steady
+    assert ticks.longest < 0.4
     assert await stops_soon(model.loaded().engine)
 
 

@@ -2,14 +2,18 @@
 
 import asyncio
 import copy
-import time
-from collections.abc import Callable
+import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
-from loops import EXACT, chatml_model, ticking
+from langchain_core.exceptions import OutputParserException
+from langchain_core.rate_limiters import InMemoryRateLimiter
+from loops import EXACT, chatml_model, slow, ticking
+from pydantic import BaseModel
 
 from hanpaca.core import tuning
 from hanpaca.core.errors import BadInput
@@ -48,16 +52,6 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return places
 
 
-def slow(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
-    done: Callable[..., Any] = getattr(owner, name)
-
-    def slowly(*given: Any, **options: Any) -> Any:
-        time.sleep(0.7)
-        return done(*given, **options)
-
-    monkeypatch.setattr(owner, name, slowly)
-
-
 @KINDS
 def test_a_copy_with_other_options_is_another_model(kind: type[Any], tiny: Path) -> None:
     model = build(kind, tiny)
@@ -89,6 +83,58 @@ def test_a_deep_copy_loads_its_own(kind: type[Any], tiny: Path) -> None:
     assert other.loaded() is not model.loaded()
     said = other.invoke("the tea")
     assert getattr(said, "text", said) == text
+
+
+class Choice(BaseModel):
+    """A choice."""
+
+    yes: bool
+
+
+class Locked(BaseCallbackHandler):
+    """Callbacks that cannot be pickled."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+def test_copies_go_with_limits_and_pickles_without(tiny: Path) -> None:
+    limiter, heard = InMemoryRateLimiter(requests_per_second=1000, check_every_n_seconds=0.01), Locked()
+    model = build(ChatHanpaca, tiny, rate_limiter=limiter, callbacks=[heard])
+    deep = copy.deepcopy(model)
+    assert deep.rate_limiter is limiter
+    assert deep.callbacks == [heard]
+    pickled = pickle.loads(pickle.dumps(model))
+    assert (pickled.rate_limiter, pickled.callbacks) == (None, None)
+    assert (model.rate_limiter, model.callbacks) == (limiter, [heard])
+    assert pickled.invoke("the tea").text == model.invoke("the tea").text
+    text = pickle.loads(pickle.dumps(build(HanpacaLLM, tiny, callbacks=[heard])))
+    assert text.callbacks is None
+
+
+@pytest.mark.parametrize("include_raw", [False, True])
+def test_a_structured_chain_pickles(tiny: Path, include_raw: bool) -> None:
+    whole, cut = (
+        pickle.loads(pickle.dumps(model.with_structured_output(Choice, include_raw=include_raw)))
+        for model in (build(ChatHanpaca, tiny, max_tokens=60), build(ChatHanpaca, tiny, max_tokens=1))
+    )
+    said = whole.invoke("a")
+    assert isinstance(said["parsed"] if include_raw else said, Choice)
+    if include_raw:
+        assert said["parsing_error"] is None
+        assert isinstance(cut.invoke("a")["parsing_error"], OutputParserException)
+
+
+def test_the_profile_follows_the_options(tiny: Path) -> None:
+    model = build(ChatHanpaca, tiny)
+    assert model.profile["max_input_tokens"] == 2048
+    assert model.model_copy(update={"context": 512}).profile["max_input_tokens"] == 512
+    assert model.model_copy(update={"tool_calling": True}).profile["tool_calling"] is True
+    own = build(ChatHanpaca, tiny, profile={"max_input_tokens": 7})
+    assert own.model_copy(update={"context": 512}).profile == {"max_input_tokens": 7}
+    assert model.model_copy(update={"profile": {"max_input_tokens": 7}}).profile == {"max_input_tokens": 7}
+    slow_engine = build(ChatHanpaca, tiny, load_options={"engine": "transformers"})
+    assert slow_engine.profile["structured_output"] is False
 
 
 def test_embeddings_follow_their_model() -> None:

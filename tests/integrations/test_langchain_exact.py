@@ -22,8 +22,9 @@ from langchain_core.messages import (
 )
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.tools import tool
-from loops import ENDLESS, EXACT, chatml_model, chinese_model, crowd, stops_soon, ticking, wire
+from loops import ENDLESS, EXACT, chatml_model, chinese_model, crowd, slow, stops_soon, ticking, wire
 
+from hanpaca.core import model as core_model
 from hanpaca.core.errors import BadInput, ContextOverflow, TimedOut, UnsupportedFeature
 from hanpaca.integrations.langchain import ChatHanpaca, HanpacaLLM
 
@@ -118,13 +119,18 @@ async def test_stop_texts_of_constructor_and_call_both_stop(llm: Text) -> None:
 # -- asynchronous ---------------------------------------------------------------------------------------------------
 
 
-async def test_the_loop_keeps_ticking_while_a_model_loads(tmp_path: Path, data: Path) -> None:
-    for number, kind in enumerate((ChatHanpaca, HanpacaLLM)):
-        file = chinese_model(tmp_path / f"{number}.gguf", data)
+async def test_the_loop_keeps_ticking_while_a_model_loads(
+    chat: Chat, llm: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow(monkeypatch, core_model, "open_engine")
+    for build in (chat, llm):
         async with ticking() as ticks:
-            await kind(**{"model": str(file), **USUAL}).ainvoke("你好", max_tokens=1)
-            await asyncio.sleep(0.1)
-        assert ticks.steady
+            await build().ainvoke("the tea", max_tokens=1)
+        assert ticks.seconds > 0.7
+        assert ticks.longest < 0.4
+        async with ticking() as ticks:
+            [piece async for piece in build().astream("the tea", max_tokens=1)]
+        assert ticks.longest < 0.4
 
 
 @pytest.mark.usefixtures("smollm2")

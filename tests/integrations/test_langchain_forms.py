@@ -15,6 +15,7 @@ from loops import EXACT, chatml_model, wire
 
 from hanpaca.core.errors import BadInput, ModelNotFound, UnsupportedFeature
 from hanpaca.integrations.langchain import ChatHanpaca, HanpacaLLM
+from hanpaca.integrations.langchain.structured import json_schema_of
 
 Chat = Callable[..., ChatHanpaca]
 YES = {"type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"]}
@@ -54,7 +55,14 @@ def test_a_schema_needs_no_title(chat: Chat) -> None:
     assert chat().with_structured_output(function).invoke("a")["yes"] in (True, False)  # type: ignore[index]
 
 
-@pytest.mark.parametrize("schema", [None, list[int], 3, {"type": "function", "function": {}}])
+def test_a_name_in_a_schema_makes_no_function_of_it(chat: Chat) -> None:
+    assert json_schema_of({"name": "Yes", **YES}) == YES
+    assert chat().with_structured_output({"name": "Yes", **YES}).invoke("a")["yes"] in (True, False)  # type: ignore[index]
+    properties = {"name": {"type": "string"}, "parameters": {"type": "object"}}
+    assert json_schema_of({"type": "object", "properties": properties}) == {"type": "object", "properties": properties}
+
+
+@pytest.mark.parametrize("schema", [None, list[int], 3, {}, {"name": "Yes"}, {"type": "function", "function": {}}])
 def test_what_is_no_schema_is_refused(chat: Chat, schema: Any) -> None:
     with pytest.raises(BadInput, match="schema"):
         chat().with_structured_output(schema)
