@@ -271,6 +271,15 @@ def test_a_pipeline_takes_only_what_has_changed(tmp_path: Path) -> None:
     assert [node.get_content() for node in nodes] == ["Alpacas give fine wool."]
 
 
+def test_an_index_is_refreshed_by_what_has_changed(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Llamas eat grass.", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("Alpacas give wool.", encoding="utf-8")
+    index = VectorStoreIndex.from_documents(HanpacaReader().load_data(tmp_path), embed_model=HanpacaEmbedding())
+    (tmp_path / "b.txt").write_text("Alpacas give fine wool.", encoding="utf-8")
+    assert index.refresh_ref_docs(HanpacaReader().load_data(tmp_path)) == [False, True]
+    assert len(index.ref_doc_info) == 2
+
+
 def test_a_reader_serves_in_llama_indexs_own_directory_reader(folder: Path) -> None:
     extractors: dict[str, BaseReader] = dict.fromkeys([".md", ".txt"], HanpacaReader())
     documents = SimpleDirectoryReader(str(folder), file_extractor=extractors).load_data()
