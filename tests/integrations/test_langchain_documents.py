@@ -111,18 +111,24 @@ def test_documents_of_two_libraries_lie_in_one_store(libraries: list[Path]) -> N
 # -- errors ---------------------------------------------------------------------------------------------------------
 
 
+# Of no type, as a caller without a type checker gives them.
+NONE: Any = None
+NUMBER: Any = 3
+LETTERS: Any = "abc"
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
         (lambda place: HanpacaRetriever(library=place).invoke("llama", k="3"), "whole number of at least 1, not '3'"),
-        (lambda place: HanpacaRetriever(library=place).invoke(None), "question is of type NoneType"),
+        (lambda place: HanpacaRetriever(library=place).invoke(NONE), "question is of type NoneType"),
         (lambda place: HanpacaRetriever(library=place, mode="bm25"), "Valid: hybrid, keywords, vectors"),
-        (lambda place: HanpacaEmbeddings().embed_query(None), "of type NoneType"),
-        (lambda place: HanpacaEmbeddings().embed_documents(["a", None]), "Text 1 is of type NoneType"),
-        (lambda place: HanpacaEmbeddings().embed_documents("abc"), "Give a list"),
-        (lambda place: HanpacaEmbeddings().embed_documents(None), "Give a list"),
-        (lambda place: HanpacaLoader(None), "None is no path"),
-        (lambda place: HanpacaLoader([place, 3]), "3 is no path"),
+        (lambda place: HanpacaEmbeddings().embed_query(NONE), "of type NoneType"),
+        (lambda place: HanpacaEmbeddings().embed_documents(["a", NONE]), "Text 1 is of type NoneType"),
+        (lambda place: HanpacaEmbeddings().embed_documents(LETTERS), "Give a list"),
+        (lambda place: HanpacaEmbeddings().embed_documents(NONE), "Give a list"),
+        (lambda place: HanpacaLoader(NONE), "None is no path"),
+        (lambda place: HanpacaLoader([place, NUMBER]), "3 is no path"),
         (lambda place: HanpacaLoader(place, unit="chapter"), "Valid: page, file"),
         (lambda place: HanpacaLoader(place, glob="*.txt"), "Valid: encoding, paths, skip_unreadable, unit"),
     ],
