@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -38,8 +38,7 @@ def load_parts(
     are code points of the file's whole text. Raises `UnreadableDocument` for a file that gives no text, and `BadInput`
     for one that is missing; with `skip_unreadable` such files of a folder are logged and left out.
     """
-    if unit not in UNITS:
-        raise BadInput(f"{unit!r} is not a unit of loading.", f"Valid: {', '.join(UNITS)}.")
+    check_unit(unit)
     for path in find_files(paths).files:
         try:
             document = _read(Path(path), encoding)
@@ -49,6 +48,21 @@ def load_parts(
             log.warning("%s was left out: %s", path, error)
             continue
         yield from parts_of(document, path, unit)
+
+
+def check_unit(unit: str) -> None:
+    """Raise `BadInput` for a unit that there is not."""
+    if unit not in UNITS:
+        raise BadInput(f"{unit!r} is not a unit of loading.", f"Valid: {', '.join(UNITS)}.")
+
+
+def paths_of(given: Path | str | Sequence[Path | str]) -> list[Path | str]:
+    """One path or several as a list. Raises `BadInput` for anything else."""
+    paths = [given] if isinstance(given, Path | str) or not isinstance(given, Iterable) else list(given)
+    for path in paths:
+        if not isinstance(path, Path | str):
+            raise BadInput(f"{path!r} is no path.", "Give a file, a folder, or a list of them.")
+    return paths
 
 
 def parts_of(document: Document, path: str, unit: str = "page") -> Iterator[Part]:

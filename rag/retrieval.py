@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,14 +102,21 @@ def find(
 
 def check(library: Library, query: str, k: int, mode: str) -> None:
     """Raise `BadInput` for what `search` cannot do."""
-    if mode not in MODES:
-        raise BadInput(f"{mode!r} is not a way to search.", f"Valid: {', '.join(MODES)}.")
-    if k < 1:
-        raise BadInput(f"k must be at least 1, not {k}.", "It is the number of passages wanted.")
+    check_options(k, mode)
+    if not isinstance(query, str):
+        raise BadInput(f"The question is of type {type(query).__name__}.", "Give it as str.")
     if not query.strip():
         raise BadInput("The question is empty.", "Ask something.")
     if not library.store.connection.execute("SELECT 1 FROM passages LIMIT 1").fetchone():
         raise BadInput(f"The library in {library.folder} is empty.", "Add documents: hanpaca ingest FOLDER.")
+
+
+def check_options(k: int, mode: str) -> None:
+    """Raise `BadInput` for what no library can do."""
+    if mode not in MODES:
+        raise BadInput(f"{mode!r} is not a way to search.", f"Valid: {', '.join(MODES)}.")
+    if not isinstance(k, Integral) or k < 1:
+        raise BadInput(f"k must be a whole number of at least 1, not {k!r}.", "It is the number of passages wanted.")
 
 
 def reorder(reranker: Reranker, query: str, hits: Sequence[Hit]) -> list[Hit]:

@@ -9,7 +9,10 @@ from typing import Any
 from langchain_core.document_loaders import BaseLoader
 from langchain_core.documents import Document
 
-from ...rag.loading import load_parts
+from ...core.adapting import refuse_unknown
+from ...rag.loading import check_unit, load_parts, paths_of
+
+OPTIONS = ("paths", "unit", "encoding", "skip_unreadable")
 
 
 class HanpacaLoader(BaseLoader):
@@ -29,8 +32,11 @@ class HanpacaLoader(BaseLoader):
         unit: str = "page",
         encoding: str | None = None,
         skip_unreadable: bool = False,
+        **unknown: Any,
     ) -> None:
-        self.paths = [paths] if isinstance(paths, Path | str) else list(paths)
+        refuse_unknown(type(self).__name__, unknown, OPTIONS)
+        check_unit(unit)
+        self.paths = paths_of(paths)
         self._options: dict[str, Any] = {"unit": unit, "encoding": encoding, "skip_unreadable": skip_unreadable}
 
     def lazy_load(self) -> Iterator[Document]:

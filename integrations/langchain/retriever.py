@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
@@ -13,6 +13,8 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 from ...core.adapting import refuse_unknown
 from ...rag import Filters, Hit, Library
+from ...rag.adapting import Opened, id_of_passage
+from ...rag.retrieval import check_options
 
 
 class HanpacaRetriever(BaseRetriever):
@@ -37,8 +39,8 @@ class HanpacaRetriever(BaseRetriever):
     embedder: str | None = None
     """The embedding model; None is the one that the library was made with."""
 
-    _opened: tuple[tuple[Path, str | None], Library] | None = PrivateAttr(default=None)
-    """The folder and the embedder, and the library opened with them."""
+    _libraries: Opened[tuple[Path, str | None], Library] = PrivateAttr(default_factory=Opened)
+    """By folder and embedder."""
 
     def __init__(self, *args: Any, **values: Any) -> None:
         refuse_unknown(type(self).__name__, values, type(self).model_fields)
@@ -46,39 +48,32 @@ class HanpacaRetriever(BaseRetriever):
         if isinstance(given, Library):
             values["library"] = given.folder
         super().__init__(*args, **values)
+        check_options(self.k, self.mode)
         if isinstance(given, Library):
-            self._opened = ((self.library, self.embedder), given)
-
-    def __getstate__(self) -> dict[Any, Any]:
-        """Everything but the open library: a copy in another process opens its own."""
-        return {**super().__getstate__(), "__pydantic_private__": {"_opened": None}}
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        """A copy that shares the open library."""
-        memo = {} if memo is None else memo
-        memo[id(self._opened)] = self._opened
-        return super().__deepcopy__(memo)
+            self._libraries = Opened({(self.library, self.embedder): given})
 
     @property
     def opened(self) -> Library:
         """The library, opened at first use. Raises `BadInput` where there is none."""
-        opened, wanted = self._opened, (Path(self.library), self.embedder)
-        if opened is None or opened[0] != wanted:
-            library = Library.open(wanted[0].expanduser(), embedder=self.embedder, create=False)
-            opened = self._opened = (wanted, library)
-        return opened[1]
+        folder, embedder = Path(self.library), self.embedder
+        return self._libraries.get(
+            (folder, embedder), lambda: Library.open(folder.expanduser(), embedder=embedder, create=False)
+        )
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **changed: Any
     ) -> list[Document]:
-        return [to_document(hit) for hit in self.opened.search(query, **self._search(changed))]
+        return self._found(query, self._search(changed))
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **changed: Any
     ) -> list[Document]:
         # Opening the library may load the embedder: that too happens off the event loop.
-        options = self._search(changed)
-        return await asyncio.to_thread(lambda: [to_document(hit) for hit in self.opened.search(query, **options)])
+        return await asyncio.to_thread(self._found, query, self._search(changed))
+
+    def _found(self, query: str, options: dict[str, Any]) -> list[Document]:
+        library = self.opened
+        return [to_document(hit, library.folder) for hit in library.search(query, **options)]
 
     def _search(self, changed: dict[str, Any]) -> dict[str, Any]:
         own = {"k": self.k, "mode": self.mode, "filters": self.filters}
@@ -87,10 +82,10 @@ class HanpacaRetriever(BaseRetriever):
         return {**own, **changed, "fill": False}
 
 
-def to_document(hit: Hit) -> Document:
-    """A passage as a LangChain document; its id is the passage's."""
+def to_document(hit: Hit, library: Path | None = None) -> Document:
+    """A passage as a LangChain document; with the library's folder it gets an id that no other library's has."""
     return Document(
-        id=str(hit.passage_id),
+        id=id_of_passage(library, hit) if library is not None else None,
         page_content=hit.text,
         metadata={
             "source": hit.file,

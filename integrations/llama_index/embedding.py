@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Self
+from typing import Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import ConfigDict, Field, PrivateAttr
 
 from ...core.adapting import refuse_unknown
+from ...rag.adapting import Opened, texts_of
 from ...rag.embedding import BUNDLED, Embedder, load_embedder
 from .pickling import state_of
 
@@ -21,8 +22,8 @@ class HanpacaEmbedding(BaseEmbedding):
     model_name: str = Field(default=BUNDLED)
     """The bundled multilingual-e5-small, or any sentence-transformers model by name or folder."""
 
-    _embedder: tuple[str, Embedder] | None = PrivateAttr(default=None)
-    """The model's name, and the model."""
+    _embedders: Opened[str, Embedder] = PrivateAttr(default_factory=Opened)
+    """By the model's name."""
 
     def __init__(self, **values: Any) -> None:
         refuse_unknown(type(self).__name__, values, type(self).model_fields)
@@ -30,13 +31,7 @@ class HanpacaEmbedding(BaseEmbedding):
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the loaded model: a copy in another process loads its own."""
-        return state_of(self, {"_embedder": None})
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        """A copy that shares the loaded model, which nothing changes."""
-        memo = {} if memo is None else memo
-        memo[id(self._embedder)] = self._embedder
-        return super().__deepcopy__(memo)
+        return state_of(self, {"_embedders": Opened()})
 
     @classmethod
     def class_name(cls) -> str:
@@ -46,19 +41,16 @@ class HanpacaEmbedding(BaseEmbedding):
     @property
     def embedder(self) -> Embedder:
         """The embedder, loaded at first use."""
-        loaded = self._embedder
-        if loaded is None or loaded[0] != self.model_name:
-            loaded = self._embedder = (self.model_name, load_embedder(self.model_name))
-        return loaded[1]
+        return self._embedders.get(self.model_name, lambda: load_embedder(self.model_name))
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return [float(number) for number in self.embedder.embed_queries([query])[0]]
+        return [float(number) for number in self.embedder.embed_queries(texts_of([query]))[0]]
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._get_text_embeddings([text])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return [[float(number) for number in row] for row in self.embedder.embed_passages(texts)]
+        return [[float(number) for number in row] for row in self.embedder.embed_passages(texts_of(texts))]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
         return await asyncio.to_thread(self._get_query_embedding, query)

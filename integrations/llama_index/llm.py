@@ -36,8 +36,9 @@ class HanpacaLLM(StructuredPrediction):
 
     Options are the fields of `HanpacaOptions`; unknown ones raise `BadInput`. A call may give any of the sampling
     settings again, and `model=` for another model. A chat model is given its own template, a base model LlamaIndex's
-    plain text; `messages_to_prompt` and `completion_to_prompt` replace both. Asynchronous calls never block the event
-    loop, and a cancelled one stops the model.
+    plain text; `messages_to_prompt` and `completion_to_prompt` replace both. `query_wrapper_prompt` wraps the prompt of
+    `complete`, of a chat model within the user's turn; the messages of `chat` go as they are. Asynchronous calls never
+    block the event loop, and a cancelled one stops the model.
     """
 
     @classmethod
@@ -161,10 +162,12 @@ class HanpacaLLM(StructuredPrediction):
             if model.kind != "chat":
                 return model, model.request(prompt, sampling)
             return model, model.token_request(encode_rendered(lambda _: prompt, [], model.engine), sampling)
+        wrapper = self.query_wrapper_prompt
+        wrapped = prompt if wrapper is None else wrapper.format(query_str=prompt)
         if self.completion_to_prompt is not default_completion_to_prompt:
-            wrap = cast(Any, self.completion_to_prompt)
-            tokens = encode_rendered(lambda contents: str(wrap(contents[0])), [prompt], model.engine)
+            render = cast(Any, self.completion_to_prompt)
+            tokens = encode_rendered(lambda contents: str(render(contents[0])), [wrapped], model.engine)
             return model, model.token_request(tokens, sampling)
         if model.kind == "chat":
-            return model, model.chat_request([Message("user", prompt)], sampling)
+            return model, model.chat_request([Message("user", wrapped)], sampling)
         return model, model.request(self._extend_prompt(prompt), sampling)

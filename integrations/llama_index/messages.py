@@ -7,12 +7,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from llama_index.core.base.llms.types import (
+    CachePoint,
     ChatMessage,
     ChatResponse,
     CompletionResponse,
     LogProb,
     MessageRole,
     TextBlock,
+    ThinkingBlock,
 )
 
 from ...core import Completion, Delta, Message, TokenLogprob, Usage
@@ -44,9 +46,10 @@ def _role(message: ChatMessage) -> Role:
 
 
 def text_of(message: ChatMessage) -> str:
-    """The text blocks, a line each as in `ChatMessage.content`. Raises `UnsupportedFeature` for other blocks."""
+    """The text blocks, a line each as in `ChatMessage.content`, without thoughts and cache points, which are no part of
+    what was said. Raises `UnsupportedFeature` for other blocks."""
     for block in message.blocks:
-        if not isinstance(block, TextBlock):
+        if not isinstance(block, TextBlock | ThinkingBlock | CachePoint):
             raise UnsupportedFeature(f"This model reads text, not {block.block_type!r} blocks.", "Give text only.")
     return message.content or ""
 

@@ -12,16 +12,18 @@ from typing import Any, Self
 
 from llama_index.core.base.llms.types import LLMMetadata
 from llama_index.core.llms.llm import LLM
-from pydantic import ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator
 
 from ...core import Model, Sampling, load
 from ...core.adapting import refuse_unknown, settled
+from ...core.catalog import resolve
 from ...core.chat import SYSTEM_PROMPTS
+from ...core.errors import BadInput
 from ...core.model import DEFAULT_NEW_TOKENS
 from .pickling import state_of
 
 SAMPLING = Sampling.names()
-Key = tuple[str, int | None, str | None, str]
+Key = tuple[str, int | None, str | None, SecretStr | None, str]
 
 
 class HanpacaOptions(LLM):
@@ -35,6 +37,8 @@ class HanpacaOptions(LLM):
     """Longest prompt and answer in tokens; None is the model's native context."""
     load_options: dict[str, Any] = Field(default_factory=dict)
     """More options of `hanpaca.load`, by name (threads, kv_type, …)."""
+    api_key: SecretStr | None = Field(default=None, exclude=True)
+    """Sent to the server of a model that runs on one. Never shown, and left out of `to_dict`."""
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -66,6 +70,7 @@ class HanpacaOptions(LLM):
         refuse_unknown(type(self).__name__, values, type(self).model_fields)
         super().__init__(**values)
         self._sampling({})
+        self._refuse_fields()
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -111,16 +116,27 @@ class HanpacaOptions(LLM):
         """The `hanpaca.Model` of this object, or the one that a call names instead."""
         key = self._key(model)
         if key not in self._models:
-            options = dict(self.load_options)
+            self._refuse_fields()
+            name, options = model or self.model, dict(self.load_options)
             if self.context is not None:
                 options["context"] = self.context
+            if self.api_key is not None and resolve(name).engine == "remote":
+                options["api_key"] = self.api_key.get_secret_value()
             # Nothing heavy yet: of two threads that come here at once the first one's model serves both.
-            self._models.setdefault(key, load(model or self.model, system_prompt=self.system_prompt, **options))
+            self._models.setdefault(key, load(name, system_prompt=self.system_prompt, **options))
         return self._models[key]
+
+    def _refuse_fields(self) -> None:
+        """Raise `BadInput` for a load option that has a field of its own: a key would be shown, a name given twice."""
+        fields = {"name": "model", **{field: field for field in type(self).model_fields}}
+        for name in fields.keys() & self.load_options.keys():
+            problem = f"{name!r} is not one of load_options: it has a field of its own."
+            raise BadInput(problem, f"Give it as {type(self).__name__}({fields[name]}=…).")
 
     def _key(self, model: str | None = None) -> Key:
         """All that decides which model is loaded. Copies share what is loaded, and may differ in any of it."""
-        return (model or self.model, self.context, self.system_prompt, repr(sorted(self.load_options.items())))
+        options = repr(sorted(self.load_options.items()))
+        return (model or self.model, self.context, self.system_prompt, self.api_key, options)
 
     async def _ready(self, given: Mapping[str, Any] | None = None) -> None:
         """Load the weights off the event loop, or wait there for another call that is loading them."""

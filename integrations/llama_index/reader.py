@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,11 @@ from typing import Any
 from llama_index.core.readers.base import BaseReader
 from llama_index.core.schema import Document
 
-from ...rag.loading import load_parts
+from ...core.adapting import refuse_unknown
+from ...rag.adapting import stable_id
+from ...rag.loading import check_unit, load_parts, paths_of
+
+OPTIONS = ("unit", "encoding", "skip_unreadable")
 
 HIDDEN = ("line", "start", "end", "kind", "encoding", "warnings")
 """Metadata that is not shown to the model or the embedder; nor is what is empty."""
@@ -22,21 +27,30 @@ class HanpacaReader(BaseReader):
 
     `unit` page gives a document per page, slide or sheet, file one per file. It also serves in
     `SimpleDirectoryReader(file_extractor={".pdf": HanpacaReader()})`. With `skip_unreadable` files that give no text
-    are logged and left out; otherwise they raise `UnreadableDocument`.
+    are logged and left out; otherwise they raise `UnreadableDocument`. The id of a document comes from its file and
+    page, so that an index or a pipeline sees which ones are new.
     """
 
-    def __init__(self, *, unit: str = "page", encoding: str | None = None, skip_unreadable: bool = False) -> None:
+    def __init__(
+        self, *, unit: str = "page", encoding: str | None = None, skip_unreadable: bool = False, **unknown: Any
+    ) -> None:
+        refuse_unknown(type(self).__name__, unknown, OPTIONS)
+        check_unit(unit)
         self._options: dict[str, Any] = {"unit": unit, "encoding": encoding, "skip_unreadable": skip_unreadable}
 
     def lazy_load_data(
-        self, file: Path | str | Sequence[Path | str], extra_info: Mapping[str, Any] | None = None
+        self, file: Path | str | Sequence[Path | str], extra_info: Mapping[str, Any] | None = None, **unknown: Any
     ) -> Iterator[Document]:
         """Documents of a file, a folder or several of them, one at a time; `extra_info` joins their metadata."""
-        paths = [file] if isinstance(file, Path | str) else list(file)
-        for part in load_parts(paths, **self._options):
+        refuse_unknown(f"{type(self).__name__}.load_data", unknown, ("file", "extra_info"))
+        pages: Counter[tuple[str, str | None]] = Counter()
+        for part in load_parts(paths_of(file), **self._options):
+            place = (part.metadata["file"], part.metadata["page"])
+            pages[place] += 1  # a book may have two pages of one number
             metadata = {**part.metadata, **(extra_info or {})}
             hidden = [name for name, value in metadata.items() if name in HIDDEN or value in (None, "")]
             yield Document(
+                id_=stable_id(*place, pages[place], self._options["unit"]),
                 text=part.text,
                 metadata=metadata,
                 excluded_llm_metadata_keys=hidden,

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeRelationship, NodeWithScore, QueryBundle, RelatedNodeInfo, TextNode
 
 from ...core.adapting import refuse_unknown
-from ...core.errors import BadInput
 from ...rag import Filters, Hit, Library
+from ...rag.adapting import Opened, id_of_passage
+from ...rag.retrieval import check_options
 
 HIDDEN = ("start", "end", "passage_id", "line")
 """Metadata that is not shown to the model or the embedder; nor is what is empty."""
 
+PER_CALL = ("k", "mode", "filters")
 OPTIONS = ("library", "k", "mode", "filters", "embedder", "callback_manager", "verbose")
 
 
@@ -28,6 +31,8 @@ class HanpacaRetriever(BaseRetriever):
     Building one opens nothing. The metadata of each node has `file`, `page` (None where the format has none), `line`,
     `headings`, `start`, `end` and `passage_id`; the score is the node's. `mode` is hybrid, keywords or vectors;
     `embedder` None is the one that the library was made with. An open `Library` may be given in place of its folder.
+    LlamaIndex's `retrieve` takes a question and nothing else: `retriever.replace(k=8).retrieve(question)` searches once
+    with another `k`, `mode` or `filters`.
     """
 
     def __init__(
@@ -43,40 +48,42 @@ class HanpacaRetriever(BaseRetriever):
         **unknown: Any,
     ) -> None:
         refuse_unknown(type(self).__name__, unknown, OPTIONS)
-        if k < 1:
-            raise BadInput(f"k is the number of passages, not {k}.", "Give at least 1.")
+        check_options(k, mode)
         super().__init__(callback_manager=callback_manager, verbose=verbose)
         self.library = library.folder if isinstance(library, Library) else Path(library).expanduser()
         self.k, self.mode, self.filters, self.embedder = k, mode, filters, embedder
-        self._opened: tuple[tuple[Path, str | None], Library] | None = None
-        if isinstance(library, Library):
-            self._opened = ((self.library, embedder), library)
+        given = {(self.library, embedder): library} if isinstance(library, Library) else {}
+        self._libraries: Opened[tuple[Path, str | None], Library] = Opened(given)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but the open library: a copy in another process opens its own."""
-        return {**self.__dict__, "_opened": None}
+    def replace(self, **changed: Any) -> Self:
+        """A retriever with another `k`, `mode` or `filters` that shares the open library."""
+        refuse_unknown(f"{type(self).__name__}.replace", changed, PER_CALL)
+        other = copy.copy(self)
+        vars(other).update(changed)
+        check_options(other.k, other.mode)
+        return other
 
     @property
     def opened(self) -> Library:
         """The library, opened at first use. Raises `BadInput` where there is none."""
-        opened, wanted = self._opened, (Path(self.library), self.embedder)
-        if opened is None or opened[0] != wanted:
-            library = Library.open(wanted[0].expanduser(), embedder=self.embedder, create=False)
-            opened = self._opened = (wanted, library)
-        return opened[1]
+        folder, embedder = Path(self.library), self.embedder
+        return self._libraries.get(
+            (folder, embedder), lambda: Library.open(folder.expanduser(), embedder=embedder, create=False)
+        )
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         # for prompts, in which what stands around a passage distracts small models
-        hits = self.opened.search(query_bundle.query_str, self.k, self.mode, self.filters, fill=False)
-        return [to_node(hit) for hit in hits]
+        library = self.opened
+        hits = library.search(query_bundle.query_str, self.k, self.mode, self.filters, fill=False)
+        return [to_node(hit, library.folder) for hit in hits]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         # Opening the library may load the embedder: that too happens off the event loop.
         return await asyncio.to_thread(self._retrieve, query_bundle)
 
 
-def to_node(hit: Hit) -> NodeWithScore:
-    """A passage as a LlamaIndex node; its id is the passage's, its source document the file."""
+def to_node(hit: Hit, library: Path) -> NodeWithScore:
+    """A passage of the library in that folder as a LlamaIndex node; its source document is the file."""
     metadata = {
         "file": hit.file,
         "page": hit.page,
@@ -88,7 +95,7 @@ def to_node(hit: Hit) -> NodeWithScore:
     }
     hidden = [name for name, value in metadata.items() if name in HIDDEN or value in (None, "")]
     node = TextNode(
-        id_=str(hit.passage_id),
+        id_=id_of_passage(library, hit),
         text=hit.text,
         metadata=metadata,
         start_char_idx=hit.start,

@@ -22,7 +22,7 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from ...core.errors import HanpacaError
+from ...core.errors import BadInput, HanpacaError
 from .options import HanpacaOptions
 
 dispatcher = get_dispatcher(__name__)
@@ -162,6 +162,12 @@ def _read(response: ChatResponse, output_cls: type[BaseModel]) -> BaseModel:
 
 
 def _started(output_cls: type[BaseModel], prompt: BasePromptTemplate, prompt_args: dict[str, Any]) -> None:
+    """Tell that it begins. Raises `BadInput` for anything but a Pydantic class."""
+    if not (isinstance(output_cls, type) and issubclass(output_cls, BaseModel)):
+        raise BadInput(
+            f"structured_predict fills a Pydantic class, not {output_cls!r:.60}.",
+            "Define a class of pydantic.BaseModel, or give a JSON schema to chat(messages, json_schema=…).",
+        )
     dispatcher.event(LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args))
 
 

@@ -23,10 +23,11 @@ from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
 from llama_index.core.response_synthesizers import get_response_synthesizer
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.types import PydanticProgramMode
-from loops import ENDLESS, EXACT, chatml_model, chinese_model, stops_soon, ticking, wire
+from loops import ENDLESS, EXACT, chatml_model, chinese_model, slow, stops_soon, ticking, wire
 from pydantic import BaseModel, Field, field_validator
 
 from hanpaca import Sampling, load
+from hanpaca.core import model as core_model
 from hanpaca.core.errors import BadInput, ContextOverflow, HanpacaError, ModelNotFound, TimedOut, UnsupportedFeature
 from hanpaca.integrations.llama_index import HanpacaEmbedding, HanpacaLLM, HanpacaRetriever
 
@@ -345,11 +346,13 @@ async def test_the_loop_keeps_ticking_while_it_writes() -> None:
     assert ticks.steady
 
 
-async def test_the_loop_keeps_ticking_while_it_loads(tmp_path: Path, data: Path) -> None:
-    file = chinese_model(tmp_path / "zh.gguf", data)
+async def test_the_loop_keeps_ticking_while_it_loads(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow(monkeypatch, core_model, "open_engine")
     async with ticking() as ticks:
-        await exact(file, max_tokens=1).apredict(PromptTemplate("你好"))
-    assert ticks.steady
+        await exact(tiny, max_tokens=1).apredict(PromptTemplate("hello"))
+        async for _ in await exact(tiny, max_tokens=1, seed=1).astream(PromptTemplate("hello")):
+            pass
+    assert ticks.longest < 0.4
 
 
 @pytest.mark.parametrize("method", ["achat", "acomplete", "astructured_predict"])

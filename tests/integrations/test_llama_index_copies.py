@@ -3,13 +3,12 @@
 import asyncio
 import copy
 import pickle
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler
-from loops import EXACT, chatml_model, ticking
+from loops import EXACT, chatml_model, slow, ticking
 
 from hanpaca.core import model as core_model
 from hanpaca.core.errors import BadInput
@@ -29,13 +28,7 @@ def llm(file: Path, **options: Any) -> HanpacaLLM:
 @pytest.fixture
 def slow_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that need a while to load."""
-    open_engine = core_model.open_engine
-
-    def slowly(*given: Any) -> Any:
-        time.sleep(0.7)
-        return open_engine(*given)
-
-    monkeypatch.setattr(core_model, "open_engine", slowly)
+    slow(monkeypatch, core_model, "open_engine")
 
 
 def test_a_copy_with_other_options_is_another_model(tiny: Path) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import pickle
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,26 @@ import numpy as np
 import pytest
 from llama_index.core import Settings, SimpleDirectoryReader, StorageContext, VectorStoreIndex
 from llama_index.core.chat_engine.types import ChatMode
-from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.readers.base import BaseReader
 from llama_index.core.response_synthesizers import ResponseMode
 from llama_index.core.schema import MetadataMode, QueryBundle
+from llama_index.core.storage.docstore import SimpleDocumentStore
+from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.vector_stores.chroma import ChromaVectorStore
-from loops import text_of, ticking, two_slides, wire
+from loops import slow, text_of, ticking, two_slides, wire
 
 from hanpaca.core.errors import BadInput, UnreadableDocument
 from hanpaca.integrations.llama_index import HanpacaEmbedding, HanpacaLLM, HanpacaReader, HanpacaRetriever
+from hanpaca.integrations.llama_index import embedding as embedding_module
+from hanpaca.integrations.llama_index import reader as reader_module
 from hanpaca.rag import Library
+from hanpaca.rag.e5 import E5Embedder
 from hanpaca.rag.embedding import load_embedder
+from hanpaca.rag.loading import Part
 from hanpaca.rag.readers import read
 
 TEXT = "# Llamas\n\nLlamas live in the Andes. A grown llama carries a load of thirty kilograms.\n"
@@ -74,25 +79,48 @@ def test_vectors_are_the_embedders_with_its_prefixes() -> None:
     assert not np.allclose(question, embedding.get_text_embedding(passages[0]))
 
 
-async def test_embedding_is_the_same_asynchronous_and_the_loop_keeps_ticking() -> None:
+async def test_embedding_is_the_same_asynchronous() -> None:
     embedding = HanpacaEmbedding()
     expected = embedding.get_text_embedding_batch(["a", "b"])
+    assert np.allclose(await embedding.aget_text_embedding_batch(["a", "b"]), expected)
+    assert np.allclose(await embedding.aget_text_embedding("b"), expected[1])
+    assert np.allclose(await embedding.aget_query_embedding("a"), embedding.get_query_embedding("a"))
+
+
+async def test_embedding_never_holds_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    embedding = HanpacaEmbedding()
+    texts, queries = (slow(monkeypatch, E5Embedder, name) for name in ("embed_passages", "embed_queries"))
     async with ticking() as ticks:
-        found = await embedding.aget_text_embedding_batch(["a", "b", *["word " * 300] * 5])
-        question = await embedding.aget_query_embedding("a")
-    assert ticks.steady
-    assert np.allclose(found[:2], expected)
-    assert np.allclose(question, embedding.get_query_embedding("a"))
+        await embedding.aget_text_embedding("a")
+        await embedding.aget_text_embedding_batch(["a", "b"])
+        await embedding.aget_query_embedding("a")
+    assert (len(texts), len(queries)) == (2, 1)
+    assert ticks.longest < 0.4
 
 
-def test_an_embedder_loads_late_and_pickles_without_its_model() -> None:
+async def test_embeddings_at_the_same_time_load_one_embedder(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = slow(monkeypatch, embedding_module, "load_embedder")
+    embedding = HanpacaEmbedding()
+    await asyncio.gather(*[embedding.aget_query_embedding("a") for _ in range(8)])
+    assert len(loads) == 1
+
+
+def test_what_is_no_text_is_not_embedded() -> None:
+    for embed in (HanpacaEmbedding().get_text_embedding, HanpacaEmbedding().get_query_embedding):
+        with pytest.raises(BadInput, match="NoneType"):
+            embed(None)
+
+
+def test_an_embedder_loads_late_and_pickles_without_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = slow(monkeypatch, embedding_module, "load_embedder")
     embedding = HanpacaEmbedding(embed_batch_size=3)
-    assert embedding._embedder is None
+    assert not loads
     embedding.get_query_embedding("a")
     copy = pickle.loads(pickle.dumps(embedding))
-    assert copy._embedder is None
+    assert len(loads) == 1
     assert copy.embed_batch_size == 3
     assert np.allclose(copy.get_query_embedding("a"), embedding.get_query_embedding("a"))
+    assert len(loads) == 2
 
 
 # -- retriever ------------------------------------------------------------------------------------------------------
@@ -111,24 +139,65 @@ async def test_nodes_say_where_they_come_from(library: Path) -> None:
 
 
 async def test_a_retriever_opens_its_library_off_the_loop(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    open_library = Library.open
-
-    def on_a_slow_disk(*given: Any, **options: Any) -> Library:
-        time.sleep(0.5)
-        return open_library(*given, **options)
-
-    monkeypatch.setattr(Library, "open", on_a_slow_disk)
+    slow(monkeypatch, Library, "open")
     async with ticking() as ticks:
         await HanpacaRetriever(library, mode="vectors").aretrieve("llama")
-    assert ticks.steady
+    assert ticks.longest < 0.4
 
 
-def test_a_retriever_in_another_process_opens_its_own(library: Path, tmp_path: Path) -> None:
+async def test_a_retriever_searches_off_the_loop(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searches = slow(monkeypatch, Library, "search")
+    async with ticking() as ticks:
+        await HanpacaRetriever(library, mode="keywords").aretrieve("llama")
+    assert len(searches) == 1
+    assert ticks.longest < 0.4
+
+
+async def test_questions_at_the_same_time_open_one_library(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opens = slow(monkeypatch, Library, "open")
+    retriever = HanpacaRetriever(library, mode="keywords")
+    await asyncio.gather(*[retriever.aretrieve("llama") for _ in range(8)])
+    assert len(opens) == 1
+
+
+def test_one_question_may_want_more_passages(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opens = slow(monkeypatch, Library, "open")
+    retriever = HanpacaRetriever(library, k=1, mode="vectors")
+    assert len(retriever.retrieve("llama")) == 1
+    assert len(retriever.replace(k=2).retrieve("llama")) == 2
+    assert len(retriever.replace(mode="keywords", filters={"files": "llamas.md"}).retrieve("llama")) == 1
+    assert (retriever.k, retriever.mode, len(opens)) == (1, "vectors", 1)
+    with pytest.raises(BadInput, match="Valid: filters, k, mode"):
+        retriever.replace(top_k=2)
+    with pytest.raises(BadInput, match="at least 1"):
+        retriever.replace(k=0)
+
+
+def test_a_retriever_refuses_what_no_library_can_do(library: Path) -> None:
+    with pytest.raises(BadInput, match="whole number of at least 1, not '2'"):
+        HanpacaRetriever(library, k="2")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="Valid: hybrid, keywords, vectors"):
+        HanpacaRetriever(library, mode="bm25")
+
+
+def test_nodes_of_two_libraries_have_ids_of_their_own(folder: Path, library: Path, tmp_path: Path) -> None:
+    with Library.open(tmp_path / "other") as other:
+        other.sync([folder])
+    found = [HanpacaRetriever(place, k=2).retrieve("llama") for place in (library, other.folder, library)]
+    ids = [[node.node_id for node in nodes] for nodes in found]
+    assert len({*ids[0], *ids[1]}) == 4
+    assert ids[0] == ids[2]
+    assert {node.metadata["passage_id"] for node in found[0]} == {node.metadata["passage_id"] for node in found[1]}
+
+
+def test_a_retriever_in_another_process_opens_its_own(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opens = slow(monkeypatch, Library, "open")
     retriever = HanpacaRetriever(library, k=1)
     expected = retriever.retrieve("llama")
-    copy = pickle.loads(pickle.dumps(retriever))
-    assert copy._opened is None
-    assert copy.retrieve("llama") == expected
+    assert pickle.loads(pickle.dumps(retriever)).retrieve("llama") == expected
+    assert len(opens) == 2
     with pytest.raises(BadInput, match="no library"):
         HanpacaRetriever(tmp_path).retrieve("llama")
 
@@ -160,8 +229,55 @@ def test_unreadable_files_raise_or_are_left_out(tmp_path: Path, folder: Path) ->
     with pytest.raises(UnreadableDocument, match="empty"):
         HanpacaReader().load_data(tmp_path)
     assert [d.text for d in HanpacaReader(skip_unreadable=True).load_data(tmp_path)] == ["Good."]
+
+
+def test_a_reader_refuses_what_it_does_not_know(folder: Path) -> None:
     with pytest.raises(BadInput, match="Valid: page, file"):
-        HanpacaReader(unit="chapter").load_data(folder)
+        HanpacaReader(unit="chapter")
+    with pytest.raises(BadInput, match="Valid: encoding, skip_unreadable, unit"):
+        HanpacaReader(input_files=[folder])
+    with pytest.raises(BadInput, match="Valid: extra_info, file"):
+        HanpacaReader().load_data(folder, recursive=True)
+    with pytest.raises(BadInput, match="None is no path"):
+        HanpacaReader().load_data(None)
+
+
+def test_documents_have_the_same_ids_at_each_load(tmp_path: Path, folder: Path) -> None:
+    file = two_slides(tmp_path / "two.pptx")
+    ids = [document.id_ for document in HanpacaReader().load_data([folder, file])]
+    assert len(set(ids)) == 4
+    assert [document.id_ for document in HanpacaReader().load_data([folder, file])] == ids
+    assert HanpacaReader(unit="file").load_data(file)[0].id_ not in ids
+
+
+def test_pages_of_one_number_are_two_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [Part("Foreword.", {"file": "a.pdf", "page": "1"}), Part("Chapter.", {"file": "a.pdf", "page": "1"})]
+    monkeypatch.setattr(reader_module, "load_parts", lambda paths, **options: iter(parts))
+    assert len({document.id_ for document in HanpacaReader().load_data("a.pdf")}) == 2
+
+
+def test_a_pipeline_takes_only_what_has_changed(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Llamas eat grass.", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("Alpacas give wool.", encoding="utf-8")
+    pipeline = IngestionPipeline(
+        transformations=[SentenceSplitter(), HanpacaEmbedding()],
+        docstore=SimpleDocumentStore(),
+        vector_store=SimpleVectorStore(),
+        docstore_strategy=DocstoreStrategy.UPSERTS,
+    )
+    assert len(pipeline.run(documents=HanpacaReader().load_data(tmp_path))) == 2
+    (tmp_path / "b.txt").write_text("Alpacas give fine wool.", encoding="utf-8")
+    nodes = pipeline.run(documents=HanpacaReader().load_data(tmp_path))
+    assert [node.get_content() for node in nodes] == ["Alpacas give fine wool."]
+
+
+def test_an_index_is_refreshed_by_what_has_changed(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Llamas eat grass.", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("Alpacas give wool.", encoding="utf-8")
+    index = VectorStoreIndex.from_documents(HanpacaReader().load_data(tmp_path), embed_model=HanpacaEmbedding())
+    (tmp_path / "b.txt").write_text("Alpacas give fine wool.", encoding="utf-8")
+    assert index.refresh_ref_docs(HanpacaReader().load_data(tmp_path)) == [False, True]
+    assert len(index.ref_doc_info) == 2
 
 
 def test_a_reader_serves_in_llama_indexs_own_directory_reader(folder: Path) -> None:
