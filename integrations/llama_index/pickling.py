@@ -6,11 +6,11 @@ prompt function of its own would go on with another prompt.
 
 from __future__ import annotations
 
-import pickle
 from typing import Any
 
 from pydantic import BaseModel
 
+from ...core.adapting import pickles
 from ...core.errors import BadInput
 
 HANDLES = ("callback_manager", "rate_limiter")
@@ -20,7 +20,7 @@ HANDLES = ("callback_manager", "rate_limiter")
 def state_of(component: BaseModel, private: dict[str, Any]) -> dict[str, Any]:
     """What `__getstate__` returns. Raises `BadInput` for a field that matters and cannot be pickled."""
     fields = dict(vars(component))
-    for name in [name for name, value in fields.items() if not _pickles(value)]:
+    for name in [name for name, value in fields.items() if not pickles(value)]:
         if name not in HANDLES:
             raise BadInput(f"{name} cannot be pickled.", "Give a function of a module: no lambda, none inside another.")
         del fields[name]
@@ -30,11 +30,3 @@ def state_of(component: BaseModel, private: dict[str, Any]) -> dict[str, Any]:
         "__pydantic_fields_set__": set(component.model_fields_set),
         "__pydantic_private__": private,
     }
-
-
-def _pickles(value: object) -> bool:
-    try:
-        pickle.dumps(value)
-    except Exception:  # whatever an object of a user's raises
-        return False
-    return True

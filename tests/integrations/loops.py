@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,17 +82,6 @@ async def ticking() -> AsyncIterator[Ticks]:
     finally:
         task.cancel()
         ticks.seconds = time.perf_counter() - start
-
-
-def slow(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
-    """From now on a function blocks for 0.7 seconds more, which a loop that waits for it shows in `Ticks.longest`."""
-    done: Callable[..., Any] = getattr(owner, name)
-
-    def slowly(*given: Any, **options: Any) -> Any:
-        time.sleep(0.7)
-        return done(*given, **options)
-
-    monkeypatch.setattr(owner, name, slowly)
 
 
 def wire(engine: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
