@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,17 @@ async def ticking() -> AsyncIterator[Ticks]:
         ticks.seconds = time.perf_counter() - start
 
 
+def slow(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    """From now on a function blocks for 0.7 seconds more, which a loop that waits for it shows in `Ticks.longest`."""
+    done: Callable[..., Any] = getattr(owner, name)
+
+    def slowly(*given: Any, **options: Any) -> Any:
+        time.sleep(0.7)
+        return done(*given, **options)
+
+    monkeypatch.setattr(owner, name, slowly)
+
+
 def wire(engine: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The requests that reach the engine from now on."""
     sent: list[Any] = []
@@ -138,14 +149,14 @@ async def stops_soon(engine: Any) -> bool:
     return False
 
 
-def slow(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[Any]:
-    """Makes a function take 0.7 seconds more, far longer than a loop may wait; what it is called with from now on."""
-    done, calls = getattr(owner, name), []
+def recorded(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[Any]:
+    """What a function is called with from now on."""
+    done: Callable[..., Any] = getattr(owner, name)
+    calls: list[Any] = []
 
-    def slowly(*given: Any, **options: Any) -> Any:
+    def recording(*given: Any, **options: Any) -> Any:
         calls.append((given, options))
-        time.sleep(0.7)
         return done(*given, **options)
 
-    monkeypatch.setattr(owner, name, slowly)
+    monkeypatch.setattr(owner, name, recording)
     return calls
