@@ -23,6 +23,16 @@ def refuse_unknown(owner: str, given: Iterable[str], valid: Iterable[str]) -> No
         raise BadInput(f"{name!r} is not an option of {owner}.{guess}", f"Valid: {', '.join(known)}.")
 
 
+def refuse_fields(owner: str, given: Iterable[str], fields: Iterable[str]) -> None:
+    """Raise `BadInput` for an entry of `load_options` that has a field of its own: a key would be shown there, and a
+    name given twice."""
+    own = {"name": "model", **{field: field for field in fields}}
+    for name in given:
+        if name in own:
+            problem = f"{name!r} is not one of load_options: it has a field of its own."
+            raise BadInput(problem, f"Give it as {owner}({own[name]}=…).")
+
+
 def settled(own: Mapping[str, Any], stop: str | Sequence[str] | None, given: Mapping[str, Any]) -> Sampling:
     """The settings of an object (`own`), then those that a call gave; the stop texts of both.
 

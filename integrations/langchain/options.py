@@ -15,9 +15,9 @@ from langchain_core.language_models.base import LangSmithParams
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator
 
 from ...core import Model, Sampling, load
-from ...core.adapting import pickles, refuse_unknown, settled
+from ...core.adapting import pickles, refuse_fields, refuse_unknown, settled
 from ...core.catalog import resolve, rope_for
-from ...core.errors import BadInput, HanpacaError
+from ...core.errors import HanpacaError
 
 PROVIDER = "hanpaca"
 SAMPLING = Sampling.names()
@@ -116,11 +116,7 @@ class ModelOptions(BaseModel):
 
     def _options_of_load(self, model: str | None = None) -> dict[str, Any]:
         """What `hanpaca.load` is told. Raises `BadInput` for what is a field of this object."""
-        for name in self.load_options:
-            field = "model" if name == "name" else name
-            if field in ModelOptions.model_fields:
-                owner = type(self).__name__
-                raise BadInput(f"{name!r} is no entry of load_options.", f"Give {field} to {owner} itself: {field}=….")
+        refuse_fields(type(self).__name__, self.load_options, ModelOptions.model_fields)
         options = {**self.load_options, "system_prompt": self.system_prompt}
         if self.context is not None:
             options["context"] = self.context

@@ -68,7 +68,7 @@ def question_answering(
 
     def transform(inputs: Iterator[Any], config: RunnableConfig | None = None) -> Iterator[AddableDict]:
         for event in stream_answer(**options(_whole(list(inputs)), config)):
-            yield _chunk(event)
+            yield _chunk(event, retriever)
 
     async def atransform(
         inputs: AsyncIterator[Any], config: RunnableConfig | None = None
@@ -79,7 +79,7 @@ def question_answering(
         stop = given["model"].stop if given["model"] is not None else None
         async with aclosing(stoppable(astream_answer(**given), stop)) as events:
             async for event in events:
-                yield _chunk(event)
+                yield _chunk(event, retriever)
 
     return RunnableGenerator(transform, atransform, name="question_answering")
 
@@ -121,13 +121,13 @@ def _spoken(history: Any) -> list[BaseMessage]:
     return [one for one in messages if one.type not in ("tool", "function") and not getattr(one, "tool_calls", None)]
 
 
-def _chunk(event: Event) -> AddableDict:
+def _chunk(event: Event, retriever: HanpacaRetriever) -> AddableDict:
     if isinstance(event, AnswerDelta):
         return AddableDict(answer=event.text)
     assert isinstance(event, Answer)
     return AddableDict(
         sources=[dataclasses.asdict(citation) for citation in event.citations],
-        context=[to_document(hit) for hit in event.hits],
+        context=[to_document(hit, retriever.opened.folder) for hit in event.hits],
         notes=list(event.notes),
         mode=event.mode,
         refused=event.refused,

@@ -82,10 +82,10 @@ class HanpacaRetriever(BaseRetriever):
         return {**own, **changed, "fill": False}
 
 
-def to_document(hit: Hit, library: Path | None = None) -> Document:
-    """A passage as a LangChain document; with the library's folder it gets an id that no other library's has."""
+def to_document(hit: Hit, library: Path) -> Document:
+    """A passage of the library in a folder as a LangChain document, with an id that no other library's has."""
     return Document(
-        id=id_of_passage(library, hit) if library is not None else None,
+        id=id_of_passage(library, hit),
         page_content=hit.text,
         metadata={
             "source": hit.file,

@@ -15,10 +15,9 @@ from llama_index.core.llms.llm import LLM
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator
 
 from ...core import Model, Sampling, load
-from ...core.adapting import refuse_unknown, settled
+from ...core.adapting import refuse_fields, refuse_unknown, settled
 from ...core.catalog import resolve
 from ...core.chat import SYSTEM_PROMPTS
-from ...core.errors import BadInput
 from ...core.model import DEFAULT_NEW_TOKENS
 from .pickling import state_of
 
@@ -127,11 +126,7 @@ class HanpacaOptions(LLM):
         return self._models[key]
 
     def _refuse_fields(self) -> None:
-        """Raise `BadInput` for a load option that has a field of its own: a key would be shown, a name given twice."""
-        fields = {"name": "model", **{field: field for field in type(self).model_fields}}
-        for name in fields.keys() & self.load_options.keys():
-            problem = f"{name!r} is not one of load_options: it has a field of its own."
-            raise BadInput(problem, f"Give it as {type(self).__name__}({fields[name]}=…).")
+        refuse_fields(type(self).__name__, self.load_options, type(self).model_fields)
 
     def _key(self, model: str | None = None) -> Key:
         """All that decides which model is loaded. Copies share what is loaded, and may differ in any of it."""
