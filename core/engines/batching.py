@@ -30,6 +30,11 @@ from .jobs import Decoder, Job, Slot
 from .sequences import Sequences
 
 
+DEEP = 8192
+"""Tokens before a chunk that make it half as long beside decoding sequences: it looks at each of them, and the time of a
+step should not grow with the prompt."""
+
+
 class Scheduler:
     """Runs jobs on a decoder. `submit` and `Job.cancelled` may be used from any thread; the rest from one."""
 
@@ -198,8 +203,9 @@ class Scheduler:
         prefilling = [sequence for sequence in self._sequences.running if len(sequence.todo) > 1]
         if not prefilling or (shares and self._sequences.moved):
             return shares
-        room = min(self._chunk_beside, self._decoder.batch - len(shares)) if shares else self._decoder.batch
         oldest, others = prefilling[0], sorted(prefilling[1:], key=lambda s: len(s.todo))
+        beside = -(-self._chunk_beside * DEEP // (DEEP + len(oldest.tokens)))
+        room = min(beside, self._decoder.batch - len(shares)) if shares else self._decoder.batch
         left = room // 2 if others else room
         counts = {oldest.id: min(left, len(oldest.todo))}
         room -= counts[oldest.id]

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from _adapters import OPTIONS, Adapters, question, rate, timed
+from _rates import median_ratio
 from _report import Report
-from engine import median_ratio
 from llama_index.core.llms import ChatMessage
 
 RUNS = 5

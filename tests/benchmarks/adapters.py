@@ -20,8 +20,8 @@ import _random_models as random_models
 import psutil
 from _adapter_peers import peers
 from _adapters import OPTIONS, Adapters, question
+from _rates import median_ratio
 from _report import Report
-from engine import median_ratio
 from llama_index.core.llms import ChatMessage
 
 from hanpaca.core.catalog import resolve

@@ -277,6 +277,23 @@ def test_a_long_prompt_delays_a_running_one_by_no_more_than_a_chunk():
         assert len(decoder.passes[-1]) <= 9
 
 
+def test_chunks_beside_a_running_one_shorten_as_the_prompt_grows(monkeypatch):
+    """Attention looks at all that came before, so equal chunks would take longer and longer steps."""
+    monkeypatch.setattr("hanpaca.core.engines.batching.DEEP", 100)
+    decoder = FakeDecoder(cells=1024, batch=64)
+    scheduler = Scheduler(decoder, chunk_beside=16)
+    submit(scheduler, decoder, Recorder([1, 2], 200))
+    scheduler.step()
+    submit(scheduler, decoder, Recorder([3] * 300, 4))
+    chunks, depth = [], 0
+    while depth < 300:
+        scheduler.step()
+        chunks.append(len(decoder.passes[-1]) - 1)
+        depth += chunks[-1]
+    *full, _ = chunks
+    assert full == sorted(full, reverse=True) and (full[0], full[-1]) == (16, 5)
+
+
 def test_a_short_prompt_does_not_wait_for_a_long_one():
     decoder = FakeDecoder(cells=512, batch=16)
     scheduler = Scheduler(decoder)
