@@ -29,10 +29,9 @@ from ..errors import ContextOverflow, EngineFailure, HanpacaError, TimedOut
 from .jobs import Decoder, Job, Slot
 from .sequences import Sequences
 
-
 DEEP = 8192
-"""Tokens before a chunk that make it half as long beside decoding sequences: it looks at each of them, and the time of a
-step should not grow with the prompt."""
+"""Tokens before a chunk that make it half as long beside decoding sequences: it looks at each of them, and the time of
+a step should not grow with the prompt."""
 
 
 class Scheduler:
