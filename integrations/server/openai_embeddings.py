@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...core.errors import BadInput, UnsupportedFeature
+from ...rag.embedding import batches
 from .openai_types import EmbeddingRequest
 from .service import Service
 
@@ -31,7 +32,7 @@ async def embedded(service: Service, asked: EmbeddingRequest) -> dict[str, Any]:
             f"Text {number} to embed has {counts[number]:,} tokens; at most {MOST_TOKENS:,} are read.", "Split it."
         )
     vectors: list[Sequence[float]] = []
-    for batch in _batches(texts, counts):
+    for batch in batches(texts, counts, BATCH):
         vectors += await asyncio.to_thread(embed, batch)
     if asked.dimensions not in (None, len(vectors[0])):
         raise UnsupportedFeature(
@@ -66,17 +67,6 @@ def _texts(asked: EmbeddingRequest) -> list[str]:
     if any(not text.strip() for text in texts):
         raise BadInput("A text to embed is empty.", "Leave it out.")
     return texts
-
-
-def _batches(texts: Sequence[str], counts: Sequence[int]) -> Iterator[list[str]]:
-    batch, tokens = list[str](), 0
-    for text, count in zip(texts, counts, strict=True):
-        if batch and tokens + count > BATCH:
-            yield batch
-            batch, tokens = [], 0
-        batch.append(text)
-        tokens += count
-    yield batch
 
 
 def _encoded(vector: Sequence[float], form: str | None) -> Any:
