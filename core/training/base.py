@@ -117,7 +117,7 @@ def open_base(name: str, run: Path, hears: Hears | None = None, *, main: bool = 
         if main and not (folder / "config.json").is_file():
             if hears:
                 hears(f"Unpacking {path.name} to {folder}")
-            unpack(path, folder)
+            unpack(path, folder, loras=source.loras)
         path = folder
     config = Checkpoint.open(path).config if main or (path / "config.json").is_file() else {}
     shape = Shape.of(config)

@@ -69,6 +69,11 @@ class Adapter:
     @classmethod
     def open(cls, folder: Path) -> Adapter:
         """Read an adapter's table. Raises `ModelNotFound`, `BadModelFile`, or `UnsupportedFeature` for other kinds."""
+        if folder.suffix == ".gguf":
+            raise UnsupportedFeature(
+                f"{folder.name} is an adapter in llama.cpp's form; here only PEFT's can be used.",
+                "Use the engine llama_cpp, or give the folder that PEFT saved.",
+            )
         config = read_json(folder / "adapter_config.json")
         if not config:
             raise ModelNotFound(

@@ -6,7 +6,7 @@ The way back from `convert.py`. Knows the `gguf` package's reader; holds one ten
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,10 @@ from .unpack_vocabulary import write_tokenizer
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
-def unpack(path: Path, out: Path, dtype: str = "float32", on_progress: Progress | None = None) -> Path:
-    """Write the LLaMA-architecture GGUF file `path` as a checkpoint to the new folder `out`.
+def unpack(
+    path: Path, out: Path, dtype: str = "float32", on_progress: Progress | None = None, loras: Sequence[Path] = ()
+) -> Path:
+    """Write the LLaMA-architecture GGUF file `path` as a checkpoint to the new folder `out`, GGUF adapters added.
 
     Quantized numbers become exactly what llama.cpp computes with where `dtype` is float32. Raises `BadModelFile` for a
     broken file, `UnsupportedFeature` for another architecture or for RoPE scaling that a `config.json` cannot say here.
@@ -42,6 +44,7 @@ def unpack(path: Path, out: Path, dtype: str = "float32", on_progress: Progress 
     reader = gguf_package().GGUFReader(info.path)
     found = {tensor.name: tensor for tensor in reader.tensors}
     shape, config = _config(info, found, dtype)
+    adapters = [_Lora(lora, found) for lora in loras]
     wanted = shape.weights()
     missing = [name for name in wanted if gguf_name(name) not in found]
     if missing:
@@ -54,7 +57,10 @@ def unpack(path: Path, out: Path, dtype: str = "float32", on_progress: Progress 
     def counted(name: str) -> Callable[[], Iterator[NDArray[Any]]]:
         def rows() -> Iterator[NDArray[Any]]:
             nonlocal done
-            block = encode(_numbers(found[str(gguf_name(name))], heads_to_permute(name, shape)), kind, name)
+            numbers = _numbers(found[str(gguf_name(name))])
+            for adapter in adapters:
+                numbers = numbers + adapter.change(str(gguf_name(name)))
+            block = encode(_unpermuted(numbers, heads_to_permute(name, shape)), kind, name)
             done += block.nbytes
             yield block
             if on_progress:
@@ -127,10 +133,35 @@ def _rope(rope: Rope) -> dict[str, Any]:
     raise UnsupportedFeature(f"RoPE of kind {rope.scaling!r} is not unpacked.", "Take the model's own checkpoint.")
 
 
-def _numbers(tensor: Any, heads: int) -> NDArray[np.float32]:
-    """A tensor in float32, the rows of each head back in the checkpoint's order."""
+class _Lora:
+    """A GGUF adapter, which llama.cpp would use beside the weights."""
+
+    def __init__(self, path: Path, known: Collection[str]) -> None:
+        try:
+            reader = gguf_package().GGUFReader(path)
+            self._alpha = float(reader.fields["adapter.lora.alpha"].contents())
+        except (OSError, ValueError, KeyError) as error:
+            raise BadModelFile(f"{path} is no GGUF adapter: {error}.", "Make one with `hanpaca convert`.") from error
+        self._halves = {tensor.name: tensor for tensor in reader.tensors}
+        if others := {name.rpartition(".")[0] for name in self._halves} - set(known):
+            raise BadModelFile(f"{path} changes {min(others)}, which the model lacks.", "It belongs to another model.")
+
+    def change(self, name: str) -> Any:
+        """What it adds to a weight, in the file's order of rows: alpha / rank · B A, or 0."""
+        if f"{name}.lora_a" not in self._halves:
+            return np.float32(0)
+        down, up = (_numbers(self._halves[f"{name}.lora_{half}"]) for half in "ab")
+        return np.float32(self._alpha / len(down)) * (up @ down)
+
+
+def _numbers(tensor: Any) -> NDArray[np.float32]:
+    """A tensor in float32."""
     quants = gguf_package().quants
-    numbers: NDArray[np.float32] = np.asarray(quants.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
+    return np.asarray(quants.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
+
+
+def _unpermuted(numbers: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """The rows of each head back in the checkpoint's order."""
     if heads:
         numbers = numbers.reshape(heads, -1, 2, numbers.shape[1]).swapaxes(1, 2).reshape(numbers.shape)
     return np.ascontiguousarray(numbers)

@@ -10,13 +10,14 @@ import pytest
 from checkpoints import edit_json, write_checkpoint
 from test_merge import write_lora
 
-from hanpaca.core.errors import BadInput, ModelNotFound, UnsupportedFeature
+from hanpaca.core.errors import BadInput, BadModelFile, ModelNotFound, UnsupportedFeature
 from hanpaca.core.model import load
 from hanpaca.core.vocabulary.pieces import train_pieces
 from hanpaca.core.weights.convert import convert
 from hanpaca.core.weights.lora_file import convert_adapter
 from hanpaca.core.weights.low_rank import extract_lora
 from hanpaca.core.weights.merge import merge
+from hanpaca.core.weights.unpack import unpack
 from hanpaca.integrations.cli import main
 
 torch = pytest.importorskip("torch")
@@ -64,6 +65,17 @@ def test_an_adapter_file_is_as_good_as_the_merged_model(base: Path, tmp_path: Pa
     assert np.abs(beside - scores(plain)).max() > 1e-2
     again = convert_adapter(tmp_path / "lora", tmp_path / "again.gguf", "f32", plain)
     assert again.read_bytes() == file.read_bytes()
+    unpacked = transformers_model(unpack(plain, tmp_path / "unpacked", loras=[file])).state_dict()
+    for name, wanted in transformers_model(tmp_path / "merged").state_dict().items():
+        torch.testing.assert_close(unpacked[name], wanted, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_what_is_no_adapter_of_this_model_is_not_added(base: Path, tmp_path: Path) -> None:
+    plain = convert(base, tmp_path / "base.gguf", "f32")
+    for file in (tmp_path / "missing.gguf", plain):
+        with pytest.raises(BadModelFile, match=f"{file.name} is no GGUF adapter"):
+            unpack(plain, tmp_path / "m", loras=[file])
+    assert not (tmp_path / "m").exists()
 
 
 def test_the_folder_that_the_adapter_names_is_its_base(base: Path, tmp_path: Path) -> None:
@@ -126,3 +138,13 @@ def test_what_the_rank_and_the_kind_leave_out_is_said(
     assert main(["extract-lora", str(base), str(base), str(tmp_path / "none")]) == 2
     assert main(["convert", str(base), str(tmp_path / "x.gguf"), "--base", str(base)]) == 2
     assert main(["convert", str(tmp_path / "said"), str(tmp_path / "y.gguf"), "--base", str(base)]) == 0
+
+
+def test_an_adapter_of_llama_cpp_is_refused_by_pytorch(base: Path, tmp_path: Path) -> None:
+    write_lora(tmp_path / "lora", transformers_model(base))
+    file = convert_adapter(tmp_path / "lora", tmp_path / "lora.gguf", "f32", base)
+    with (
+        load(base, engine="transformers", loras=[file]) as model,
+        pytest.raises(UnsupportedFeature, match=r"lora\.gguf is an adapter in llama\.cpp's form.*llama_cpp"),
+    ):
+        model.complete("the cat", max_tokens=1)
