@@ -1,6 +1,6 @@
 """What the LangChain and LlamaIndex adapters cost over the engine alone, and peers on the same file, in one run.
 
-    python tests/benchmarks/adapters.py [--json]
+    python tests/benchmarks/adapters.py [--json] [--part NAME]
 
 Each figure is a ratio of medians of interleaved runs. Peers are measured where they are installed: llama-cpp-python
 in a plain loop, llama-index-llms-llama-cpp in this process, langchain-llama-cpp with llama-cpp-python's server.
@@ -13,6 +13,7 @@ import gc
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,12 @@ def memory(path: Path) -> float:
     return process.memory_info().rss / one
 
 
+PARTS = ("overhead", "memory", "large")
+
+
 def main() -> int:
     report = Report("adapters", __doc__ or "")
+    report.parser.add_argument("--part", action="append", choices=PARTS, help="only this part; repeatable")
     report.parser.add_argument("--memory", type=Path, help=argparse.SUPPRESS)
     options = report.parse()
     if options.memory:
@@ -78,6 +83,14 @@ def main() -> int:
         return 0
     smollm2 = resolve("smollm2").path
     assert smollm2 is not None
+    work: dict[str, Callable[[Report, Path], None]] = {"overhead": small, "memory": sizes, "large": large}
+    for part in options.part or PARTS:
+        work[part](report, smollm2)
+    return report.end()
+
+
+def small(report: Report, smollm2: Path) -> None:
+    """What the adapters cost, and the peers."""
     adapters = Adapters(smollm2, 128)
     overhead(report, "smollm2", adapters)
     ticks = sorted(adapters.ticks() for _ in range(RUNS))[RUNS // 2]
@@ -85,15 +98,22 @@ def main() -> int:
     batches(report, "smollm2", adapters, loop=None, engine=0.9)
     peers(report, "smollm2", smollm2, adapters, 128)
     adapters.close()
+
+
+def sizes(report: Report, smollm2: Path) -> None:
+    """Memory, in a process of its own."""
     command = [sys.executable, __file__, "--memory", str(smollm2)]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     report.check("smollm2 memory of two adapters / of one", float(ran.stdout.split()[-1]), most=1.05)
+
+
+def large(report: Report, smollm2: Path) -> None:
+    """What a batch gains where weights are large."""
     with tempfile.TemporaryDirectory() as folder:
         path = random_models.write_q4_0(Path(folder) / "random-1.3b.gguf")
-        adapters = Adapters(path, 24)
+        adapters = Adapters(path, 96)
         batches(report, "random-1.3b", adapters, loop=2.0, engine=None)
         adapters.close()
-    return report.end()
 
 
 if __name__ == "__main__":
