@@ -75,6 +75,12 @@ class CatalogEntry:
     package: str | None = None
     """The pip package that carries the model, where there is one."""
     module: str | None = None
+    over: str | None = None
+    """The packaged model that `adapter` changes."""
+    adapter: str | None = None
+    """A GGUF LoRA that comes with Hanpaca, in `core/adapters`."""
+    reads: bool = False
+    """Whether it answers from a few numbered sentences, in their own words, and does nothing else well."""
     note: str = ""
 
     @property
@@ -109,7 +115,8 @@ def entries() -> tuple[CatalogEntry, ...]:
         table = tomllib.load(file)
     family = table["family"]["chinese-llama-alpaca-2"]
     published = tuple(_published(model, table, family) for model in table["model"])
-    return published + tuple(_packaged(model) for model in table["packaged"])
+    packaged = {model["name"]: model for model in table["packaged"]}
+    return published + tuple(_packaged(packaged.get(model.get("over"), {}) | model) for model in packaged.values())
 
 
 def entry(name: str) -> CatalogEntry:
@@ -181,7 +188,7 @@ def entry_of_file(path: Path, *, vocabulary: int, layers: int, hidden: int) -> C
     """The entry that a model's file name, or the nearest folder above it, names, if vocabulary and shape are the
     entry's too."""
     shape = (vocabulary, layers, hidden)
-    same = [e for e in entries() if (e.vocabulary, e.shape.layers, e.shape.hidden) == shape]
+    same = [e for e in entries() if (e.vocabulary, e.shape.layers, e.shape.hidden) == shape and not e.adapter]
     names = [place.name.lower() for place in (path, *path.parents)]
     found = (e for name in names for e in sorted(same, key=lambda e: -len(e.name)) if e.name in name)
     return next(found, None)
@@ -240,7 +247,7 @@ def _packaged(model: Mapping[str, Any]) -> CatalogEntry:
 
 def _remote(text: str) -> ModelSource:
     url, fragment = urldefrag(text)
-    known = next((e for e in entries() if fragment and fragment.lower().endswith(e.name)), None)
+    known = next((e for e in entries() if fragment and fragment.lower().endswith(e.name) and not e.adapter), None)
     return ModelSource(text, "remote", url=url.rstrip("/"), remote_name=fragment or None, entry=known)
 
 
@@ -297,7 +304,10 @@ def _in_package(text: str, known: CatalogEntry, quantization: str) -> ModelSourc
         raise ModelNotFound(f"{known.name} comes with a package that is not installed.", _install(known))
     if quantization and quantization.lower() not in files[0].name.lower():
         raise BadInput(f"{known.name} comes in one quantization only: {files[0].name}.", f"Say just {known.name}.")
-    return ModelSource(text, "llama_cpp", files[0].resolve(), entry=known)
+    adapters = (Path(__file__).parent / "adapters" / known.adapter,) if known.adapter else ()
+    if adapters and not adapters[0].is_file():
+        raise ModelNotFound(f"The adapter of {known.name} is missing: {adapters[0]}.", "Install Hanpaca again.")
+    return ModelSource(text, "llama_cpp", files[0].resolve(), entry=known, loras=adapters)
 
 
 def _install(known: CatalogEntry) -> str:

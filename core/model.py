@@ -108,6 +108,11 @@ class Model:
         return self._source.entry.languages if self._source.entry is not None else ()
 
     @property
+    def reads(self) -> bool:
+        """Whether it was taught to answer from a few numbered sentences, in their own words, and nothing else."""
+        return self._source.entry is not None and self._source.entry.reads and bool(self._source.loras)
+
+    @property
     def identity(self) -> str:
         """All that changes its answers but the sampling, in one line; known without loading."""
         from .engines.local import adapters_of

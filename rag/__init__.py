@@ -1,6 +1,7 @@
 """Documents and answers: libraries, search, and cited answers. Knows no framework and no terminal."""
 
-from .answering import aanswer, answer, astream_answer, stream_answer
+from .answering import answer, stream_answer
+from .answering_async import aanswer, astream_answer
 from .answers import Answer, AnswerDelta
 from .citations import Citation
 from .contents import FileInfo, Stats

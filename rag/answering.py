@@ -6,10 +6,7 @@ question whole, `citations` checks what a model cites. Knows no framework.
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,13 +14,13 @@ from ..core.chat import Message
 from ..core.engines.base import Usage
 from ..core.errors import BadInput, ContextOverflow
 from ..core.sampling import Sampling
-from . import citations, extract, focus, followups
+from . import citations, extract, focus, followups, short_answer
 from .answers import Answer, AnswerDelta, ChatModel, Event, choose, together
 from .citations import Citation, Marks
+from .extract import Quote
 from .filters import Filters
 from .fitting import Window
 from .hits import Hit, filled
-from .interruptible import Interruptible
 from .library import Library
 from .prompts import Wording, wording
 from .reranking import Reranker
@@ -59,60 +56,17 @@ def stream_answer(
 ) -> Iterator[Event]:
     """Pieces of the answer's text, then the whole `Answer`.
 
-    `auto` is `stuff` with a chat model that speaks the question's language, else `extract` with a note that says so.
-    `focus` shows the model only the best sentences of three passages. `k` passages are used, `refine` and `map_reduce`
-    read more. With `history`, a question that leans on it is made whole first, and a note shows it. With `abstain`, a
-    question that the library does not seem to answer is refused before any model runs. `rerank` names a cross-encoder
-    that orders the passages anew. Raises `BadInput` for an empty question or library, an unknown mode, a mode that
-    needs a model without one.
+    `auto` is `stuff` with a chat model that speaks the question's language, `focus` with a reader, else `extract` with
+    a note that says so. `focus` shows the model only the best sentences of three passages; what a reader is sure of
+    then stands over quotations, which are all that is shown where it is not; it is asked greedily, whatever `sampling`
+    says. `k` passages are used, `refine` and
+    `map_reduce` read more. With `history`, a question that leans on it is made whole first, and a note shows it. With
+    `abstain`, a question that the library does not seem to answer is refused before any model runs. `rerank` names a
+    cross-encoder that orders the passages anew. Raises `BadInput` for an empty question or library, an unknown mode, a
+    mode that needs a model without one.
     """
     asking = _Asking(library, model, question, mode, k, history, Sampling.of(sampling), filters, abstain, rerank)
     return asking.run()
-
-
-async def aanswer(library: Library, model: ChatModel | None, question: str, **options: Any) -> Answer:
-    """`answer` without blocking the event loop."""
-    async for event in astream_answer(library, model, question, **options):
-        if isinstance(event, Answer):
-            return event
-    raise AssertionError("a stream of events ends with the answer")
-
-
-async def astream_answer(
-    library: Library, model: ChatModel | None, question: str, **options: Any
-) -> AsyncIterator[Event]:
-    """`stream_answer` without blocking the event loop. Closing the iterator, or cancelling the task, stops the work."""
-    loop, queue = asyncio.get_running_loop(), asyncio.Queue[Event | BaseException | None]()
-    stopped, interruptible = threading.Event(), Interruptible.of(model, loop)
-
-    def tell(item: Event | BaseException | None) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(queue.put_nowait, item)
-
-    def work() -> None:
-        try:
-            events = stream_answer(library, interruptible or model, question, **options)
-            for event in events:
-                if stopped.is_set():
-                    events.close()  # type: ignore[attr-defined]
-                    return
-                tell(event)
-            tell(None)
-        except BaseException as error:  # handed to the waiting side, which raises it
-            tell(error)
-
-    worker = asyncio.create_task(asyncio.to_thread(work))
-    try:
-        while (item := await queue.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        if interruptible is not None:
-            interruptible.give_up()
-        if not worker.done():
-            await asyncio.shield(worker)
 
 
 class _Asking:
@@ -135,6 +89,7 @@ class _Asking:
             raise BadInput(f"{mode!r} is not a way to answer.", f"Valid: {', '.join(MODES)}.")
         if mode not in ("auto", "extract") and model is None:
             raise BadInput(f"Answering by {mode} needs a model.", "Give one, or answer by extract.")
+        _check_reader(model, mode, sampling)
         library.check(question, k)
         self.library, self.model, self.k, self.filters = library, model, k, filters
         self.original = self.question = question.strip()
@@ -166,7 +121,7 @@ class _Asking:
             yield from self._refuse(search)
             return
         if self.mode == "extract":
-            yield from self._extract(search.hits, search.weights)
+            yield from self._extract(search)
             return
         try:
             writing = {"stuff": self._stuff, "refine": self._refine, "map_reduce": self._map_reduce}
@@ -180,7 +135,7 @@ class _Asking:
                 ) from error
             self.notes.append(self.words.quoting.format(model=self.model.name, window=self.model.context_length))
             self.mode = "extract"
-            yield from self._extract(search.hits, search.weights)
+            yield from self._extract(search)
 
     def _refuse(self, search: Found) -> Iterator[Event]:
         """No answer, and no model asked: with the nearest sentences where the evidence is only a little short."""
@@ -189,24 +144,25 @@ class _Asking:
             yield AnswerDelta(self.words.refused)
             yield self._answer(self.words.refused, [], [], refused=True)
             return
-        yield AnswerDelta(f"{self.words.unsure}\n")
-        for event in self._extract(search.hits, search.weights):
-            if isinstance(event, Answer):
-                event = replace(event, text=f"{self.words.unsure}\n{event.text}", mode=self.mode, refused=True)
-            yield event
+        yield from self._extract(search, self.words.unsure, refused=True)
 
     # -- the ways to answer ----------------------------------------------------------------------------------------
 
-    def _extract(self, hits: Sequence[Hit], weights: Mapping[str, float]) -> Iterator[Event]:
-        """The best sentences, word for word, a line each."""
+    def _extract(
+        self, search: Found, heading: str = "", first: Quote | None = None, refused: bool = False
+    ) -> Iterator[Event]:
+        """The best sentences, word for word, a line each, under a heading; `first` comes before them."""
         nearness = self.library.nearness(self.question)
-        whole = [filled(self.library.store, hit, TARGET) for hit in hits[: extract.PASSAGES]]
-        quoted = extract.quotes(self.question, whole, weights, nearness=nearness)
+        whole = [filled(self.library.store, hit, TARGET) for hit in search.hits[: extract.PASSAGES]]
+        quoted = extract.quotes(self.question, whole, search.weights, nearness=nearness)
+        if first is not None:
+            quoted = [first, *(quote for quote in quoted if not quote.within(first))][: extract.QUOTES]
         lines = [f"{' '.join(quote.text.split())} [{number}]" for number, quote in enumerate(quoted, 1)]
+        lines = [heading, *lines] if heading else lines
         for number, line in enumerate(lines):
             yield AnswerDelta(line if number == 0 else f"\n{line}")
         cited = [citations.cite(number, quote.hit, quote.start, quote.end) for number, quote in enumerate(quoted, 1)]
-        yield self._answer("\n".join(lines), cited, [quote.hit for quote in quoted])
+        yield self._answer("\n".join(lines), cited, [quote.hit for quote in quoted], refused)
 
     def _stuff(self, hits: Sequence[Hit]) -> Iterator[Event]:
         """All passages in one prompt, which begins as the one of the turn before if it can."""
@@ -217,11 +173,40 @@ class _Asking:
 
     def _focus(self, search: Found) -> Iterator[Event]:
         """The best sentences of the first passages in a short prompt."""
-        shown = focus.focused(self.question, search.hits[: min(self.k, focus.PASSAGES)], search.weights)
+        assert self.model is not None
+        if self.model.reads and self.question != self.original:  # it was taught single questions
+            yield from self._not_sure(search)
+            return
+        size = focus.READING if self.model.reads else focus.CHARACTERS
+        shown = focus.focused(self.question, search.hits[: min(self.k, focus.PASSAGES)], search.weights, size)
         messages = focus.messages(self.words, shown, self.question)
         if not self.window.holds(messages):
             raise ContextOverflow("The question and one sentence exceed the window.", "Use a longer context.")
-        yield from self._write(messages, {number: hit for number, (hit, _) in enumerate(shown, 1)})
+        if self.model.reads:
+            yield from self._read(messages, shown, search)
+        else:
+            yield from self._write(messages, {number: hit for number, (hit, _) in enumerate(shown, 1)})
+
+    def _read(self, messages: Sequence[Message], shown: Sequence[tuple[Hit, str]], search: Found) -> Iterator[Event]:
+        """What a reader says over the sentence it has it from and the best others; these alone if it is not sure."""
+        assert self.model is not None
+        said = self.model.chat(messages, self.window.sampling().replace(**short_answer.GREEDY))
+        self._count(said.usage)
+        if short_answer.refuses(said):
+            yield from self._extract(search, self.words.unsure, refused=True)
+            return
+        short = short_answer.read(said, shown)
+        if short is not None and short.sure:
+            yield from self._extract(search, f"{short.text} [1]", short.source)
+            return
+        yield from self._not_sure(search)
+
+    def _not_sure(self, search: Found) -> Iterator[Event]:
+        """Quotations, where a reader's words would be a guess."""
+        assert self.model is not None
+        self.notes.append(self.words.not_sure.format(model=self.model.name))
+        self.mode = "extract"
+        yield from self._extract(search)
 
     def _refine(self, hits: Sequence[Hit]) -> Iterator[Event]:
         """An answer from the first passages, then improved passage by passage."""
@@ -356,6 +341,16 @@ class _Asking:
 
     def _answer(self, text: str, cited: list[Citation], hits: list[Hit], refused: bool = False) -> Answer:
         return Answer(text, cited, self.mode, self.notes, refused, self.usage, self.question, hits)
+
+
+def _check_reader(model: ChatModel | None, mode: str, sampling: Sampling) -> None:
+    """Raise `BadInput` for what a reader was not taught."""
+    if model is None or not model.reads:
+        return
+    if mode in ("stuff", "refine", "map_reduce"):
+        raise BadInput(f"{model.name} reads a few sentences: it cannot answer by {mode}.", "Use focus, or extract.")
+    if sampling.grammar is not None or sampling.json_schema is not None:
+        raise BadInput(f"{model.name} answers in the sources' words, in no other form.", "Use a chat model.")
 
 
 def _plain(text: str) -> str:

@@ -27,6 +27,8 @@ class ChatModel(Protocol):
     @property
     def languages(self) -> tuple[str, ...]: ...
     @property
+    def reads(self) -> bool: ...
+    @property
     def context_length(self) -> int: ...
     def chat(self, messages: Sequence[Message], sampling: Sampling | None = None) -> Completion: ...
     def stream_chat(self, messages: Sequence[Message], sampling: Sampling | None = None) -> Iterator[Delta]: ...
@@ -67,7 +69,7 @@ Event = AnswerDelta | Answer
 
 
 def choose(model: ChatModel | None, language: str) -> tuple[str, list[str]]:
-    """`stuff` with a chat model that speaks the language, else `extract`; and the note that says why."""
+    """`stuff` with a chat model that speaks the language, `focus` with a reader; else `extract`, and why."""
     words = wording(language)
     if model is None:
         return "extract", [words.no_model]
@@ -75,7 +77,7 @@ def choose(model: ChatModel | None, language: str) -> tuple[str, list[str]]:
         return "extract", [words.base_model.format(model=model.name)]
     if model.languages and language not in model.languages:
         return "extract", [words.not_spoken.format(model=model.name)]
-    return "stuff", []
+    return "focus" if model.reads else "stuff", []
 
 
 def together(one: Usage, other: Usage) -> Usage:

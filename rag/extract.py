@@ -51,6 +51,10 @@ class Quote:
     def text(self) -> str:
         return self.hit.text[self.start - self.hit.start : self.end - self.hit.start]
 
+    def within(self, other: Quote) -> bool:
+        """Whether the other one has all of it."""
+        return self.hit.file == other.hit.file and other.start <= self.start and self.end <= other.end
+
 
 def quotes(
     question: str,

@@ -44,6 +44,10 @@ class Interruptible:
         return tuple(self._model.languages)
 
     @property
+    def reads(self) -> bool:
+        return bool(self._model.reads)
+
+    @property
     def context_length(self) -> int:
         return int(self._model.context_length)
 

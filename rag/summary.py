@@ -62,6 +62,10 @@ def summarize_passages(
         raise UnreadableDocument(f"{title} holds no text to summarize.", "Give a document with text.")
     spoken = language or language_of("".join(hit.text for hit in hits[:20])) or "en"
     mode, notes = choose(model, spoken)
+    if mode == "focus":
+        raise BadInput(
+            f"{title} cannot be summarized by a model that reads a few sentences.", "Use a chat model, or none."
+        )
     if model is None or mode == "extract":
         return _quoted(hits, notes)
     return _Summary(model, title, spoken, Sampling.of(sampling), notes).of(hits)

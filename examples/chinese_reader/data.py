@@ -3,7 +3,7 @@
     HANPACA_DATA=FOLDER python examples/chinese_reader/data.py OUT
 
 Writes train.jsonl, validation.jsonl (questions of documents that are never trained on) and the library that was asked.
-Every question comes with its answer and the number of its source; one in three also without the passages that hold
+Every question comes with its answer and the number of its source; one in six also without the passages that hold
 it, and then the answer is that there is none.
 """
 
@@ -13,7 +13,7 @@ import json
 import os
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from hanpaca.rag.terms import language_of
 VALIDATION = 5
 """One document in so many is held out."""
 PASSAGES = 3
-SHORTEST, LONGEST = 110, 250
-"""Chinese characters of the passages of a prompt."""
+CHARACTERS = (50, 120)
+"""The fewest and the most Chinese characters of the passages of a prompt."""
+REFUSALS = 1 / 6
+"""So many questions are asked once more of passages that do not hold the answer."""
 
 Row = dict[str, Any]
 
@@ -64,23 +66,24 @@ def prompt(question: str, hits: Sequence[Hit], weights: Any, chance: random.Rand
     chosen = list(hits)
     if chance.random() < 0.5:
         chance.shuffle(chosen)
-    shown = focused(question, chosen, weights, chance.randint(SHORTEST, LONGEST))
+    shown = focused(question, chosen, weights, chance.randint(*CHARACTERS))
     words = wording(language_of(question) or "en")
     return [vars(message) for message in messages(words, shown, question)], [" ".join(t.split()) for _, t in shown]
 
 
-def examples(library: Library, row: Row) -> Iterator[Row]:
-    """A question as it is trained on."""
+def examples(library: Library, row: Row, sources: Collection[str]) -> Iterator[Row]:
+    """A question as it is trained on, with passages of the documents that may be."""
     chance = random.Random(row["id"])
     question, words = row["question"], wording(language_of(row["question"]) or "en")
-    found = library.find(question, 8, fill=False)
-    asked, texts = prompt(question, found.hits[:PASSAGES], found.weights, chance)
+    found = library.find(question, 16, fill=False)
+    hits = [hit for hit in found.hits if hit.file in sources]
+    asked, texts = prompt(question, hits[:PASSAGES], found.weights, chance)
     gold = next((" ".join(text.split()) for text in row["answers"]), "")
     numbers = [number for number, text in enumerate(texts, 1) if gold and gold in text]
     if numbers:
         yield {"messages": [*asked, {"role": "assistant", "content": f"{gold}[{numbers[0]}]"}]}
-    if not gold or chance.random() < 1 / 3:
-        others = [hit for hit in found.hits if not any(text in hit.text for text in row["answers"])][:PASSAGES]
+    if not gold or chance.random() < REFUSALS:
+        others = [hit for hit in hits if not any(text in hit.text for text in row["answers"])][:PASSAGES]
         if others:
             asked, _ = prompt(question, others, found.weights, chance)
             yield {"messages": [*asked, {"role": "assistant", "content": words.absent}]}
@@ -93,8 +96,9 @@ def main() -> int:
     data, out = Path(os.environ["HANPACA_DATA"]), Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
     questions = rows(data, "questions")
+    sources = {row["id"] for row in rows(data, "documents") if not held_out(row | {"doc_id": row["id"]})}
     with open_library(data, out / "library") as library:
-        made = [example for row in questions if not held_out(row) for example in examples(library, row)]
+        made = [example for row in questions if not held_out(row) for example in examples(library, row, sources)]
     random.Random(0).shuffle(made)
     for name, lines in (("train", made), ("validation", [row for row in questions if held_out(row)])):
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -52,6 +52,8 @@ def run(argv: list[str]) -> int:
             raise BadInput(
                 f"{model.name} is a base model: it continues texts and does not chat.", "Choose a chat model."
             )
+        if model.reads:
+            raise BadInput(f"{model.name} reads documents and does not chat.", "Name a library with --library.")
         sampling = Sampling.of(sampling_of(found))
         if found.message:
             return _once(model, " ".join(found.message), sampling, found.json)

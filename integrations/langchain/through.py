@@ -17,6 +17,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, conv
 from langchain_core.runnables import RunnableConfig
 
 from ...core import Completion, Delta, Message, Sampling, Usage
+from ...core.engines.base import TokenLogprob
 from ...core.errors import BadInput
 from .chat import ChatHanpaca
 from .retriever import HanpacaRetriever
@@ -53,6 +54,10 @@ class ThroughLangChain:
     @property
     def kind(self) -> str:
         return self._model.kind
+
+    @property
+    def reads(self) -> bool:
+        return self._model.reads
 
     @property
     def context_length(self) -> int:
@@ -176,4 +181,11 @@ def _usage(message: AIMessage | AIMessageChunk) -> Usage:
 
 
 def _completion(message: AIMessage) -> Completion:
-    return Completion(message.text, str(message.response_metadata["finish_reason"]), _usage(message))
+    told = message.response_metadata
+    tokens = (told.get("logprobs") or {}).get("content", ())
+    logprobs = tuple(TokenLogprob(_UNKNOWN, bytes(one["bytes"]), one["logprob"]) for one in tokens)
+    return Completion(message.text, str(told["finish_reason"]), _usage(message), logprobs)
+
+
+_UNKNOWN = -1
+"""LangChain's messages have no token ids."""

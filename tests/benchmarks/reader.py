@@ -1,18 +1,21 @@
 """How well the Chinese reader answers from passages that the app found, on documents that it was not trained on.
 
-    python tests/benchmarks/reader.py [--adapter FILE] [--data DIR] [--library FOLDER] [--most N] [--json]
+    python tests/benchmarks/reader.py [--adapter FILE | --base] [--every N] [--answers FILE] [--json]
 
-Greedy, through llama.cpp. Questions count whose gold answer is in the first three passages; `extract` is measured on
-the same ones. A refusal is the model's own: the app's, before any model runs, is measured by `documents.py`.
+Greedy, through llama.cpp. Questions count whose gold answer is in the first three passages. `contains`, `F1`, `refused`
+and `cited` are what the reader says by itself; `shown contains` is what `hanpaca ask` shows, beside what `extract`
+alone shows. A refusal is the model's own: the app's, before any model runs, is measured by `documents.py`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +23,17 @@ from _report import Report
 from retrieval_quality import collection, rows
 
 import hanpaca
-from hanpaca.rag import Answer, Library, answer
-from hanpaca.rag.focus import PASSAGES
+from hanpaca import Completion
+from hanpaca.rag import Hit, Library, answer
+from hanpaca.rag.focus import PASSAGES, READING, focused, messages
+from hanpaca.rag.prompts import wording
+from hanpaca.rag.short_answer import GREEDY, refuses, words_of
+from hanpaca.rag.terms import language_of
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "chinese_reader"))
 from data import held_out, holds
 
-SAMPLING = {"temperature": 0.0, "repetition_penalty": 1.0, "max_tokens": 96}
 Counts = dict[str, list[float]]
-
-
-def said(found: Answer) -> str:
-    """An answer without its source numbers."""
-    return re.sub(r"\s*\[\d+\]", "", found.text)
 
 
 def f1(text: str, gold: str) -> float:
@@ -46,75 +47,121 @@ def plain(text: str) -> str:
     return "".join(text.split()).lower()
 
 
-def ask(library: Library, model: Any, question: dict[str, Any], counts: Counts) -> None:
-    """One question that has an answer, to the reader and to `extract`."""
-    options: dict[str, Any] = {"k": PASSAGES, "abstain": False, "sampling": SAMPLING}
-    found = answer(library, model, question["question"], mode="focus", **options)
-    quoted = answer(library, None, question["question"], mode="extract", abstain=False)
-    golds = question["answers"]
-    counts["contains"].append(any(plain(gold) in plain(found.text) for gold in golds))
-    counts["F1"].append(max(f1(said(found), gold) for gold in golds))
-    counts["refused"].append(found.refused)
-    counts["extract contains"].append(any(plain(gold) in plain(quoted.text) for gold in golds))
-    if found.citations:
-        cited = [plain(hit.text) for number, hit in enumerate(found.hits, 1) if f"[{number}]" in found.text]
-        counts["cited"].append(any(plain(said(found)).rstrip("。.") in text for text in cited))
+def ask(library: Library, model: Any, row: dict[str, Any], counts: Counts) -> Completion:
+    """One question that has an answer: what the reader says by itself, what is shown, and what `extract` shows."""
+    question, golds = row["question"], [plain(gold) for gold in row["answers"]]
+    shown = look_up(library, question)
+    said = read(library, model, question, shown)
+    text = words_of(said)
+    counts["contains"].append(any(gold in plain(text) for gold in golds))
+    counts["F1"].append(max(f1(text, gold) for gold in row["answers"]))
+    counts["refused"].append(refuses(said))
+    counts["sees the answer"].append(any(gold in plain(part) for gold in golds for _, part in shown))
+    if not refuses(said):
+        named = re.search(r"\[(\d+)\]", said.text)
+        number = int(named[1]) if named else 0
+        counts["cited"].append(0 < number <= len(shown) and plain(text) in plain(shown[number - 1][1]))
+    quoted = answer(library, None, question, mode="extract", abstain=False)
+    found = answer(library, model, question, abstain=False)
+    counts["extract contains"].append(any(gold in plain(quoted.text) for gold in golds))
+    counts["shown contains"].append(any(gold in plain(found.text) for gold in golds))
+    if found.mode == "focus" and not found.refused:
+        counts["sure contains"].append(any(gold in plain(found.text.splitlines()[0]) for gold in golds))
+    counts["sure"].append(found.mode == "focus" and not found.refused)
+    return said
+
+
+def look_up(library: Library, question: str) -> list[tuple[Hit, str]]:
+    """The sentences that the reader is shown."""
+    found = library.find(question, PASSAGES, fill=False)
+    return focused(question, found.hits, found.weights, READING)
+
+
+def read(library: Library, model: Any, question: str, shown: Sequence[tuple[Hit, str]]) -> Completion:
+    """What the reader says, in the app's prompt."""
+    words = wording(language_of(question) or "en")
+    return model.chat(messages(words, shown, question), max_tokens=96, **GREEDY)
 
 
 def first_token(library: Library, model: Any, questions: list[dict[str, Any]]) -> tuple[float, float]:
-    """(median seconds to the first token, tokens/s after it)."""
-    from hanpaca.rag import AnswerDelta, stream_answer
-
+    """(median seconds from the question to the first token, median tokens/s after it) of prompts of three passages."""
     firsts, rates = [], []
-    for question in questions:
-        library.find(question["question"], 5)  # the question's vector is made beforehand
+    for row in questions:
         start, times = time.perf_counter(), list[float]()
-        options: dict[str, Any] = {"k": PASSAGES, "abstain": False, "sampling": SAMPLING, "mode": "focus"}
-        for event in stream_answer(library, model, question["question"], **options):
-            if isinstance(event, AnswerDelta):
-                times.append(time.perf_counter())
-            else:
-                spent = times[-1] - times[0] if times else 0
-                rates += [(event.usage.completion_tokens - 1) / spent] if spent else []
+        shown = look_up(library, row["question"])
+        words = wording(language_of(row["question"]) or "en")
+        for delta in model.stream_chat(messages(words, shown, row["question"]), max_tokens=96, **GREEDY):
+            times += [time.perf_counter()] * len(delta.logprobs)
         firsts.append(times[0] - start)
+        rates += [(len(times) - 1) / (times[-1] - times[0])] if times[-1] > times[0] else []
     return statistics.median(firsts), statistics.median(rates)
 
 
 def main() -> int:
     report = Report("reader", "How well the Chinese reader answers.")
     report.parser.add_argument("--library", type=Path, help="keep the collection's library in this folder")
-    report.parser.add_argument("--adapter", type=Path, help="the reader, as a GGUF adapter; none: SmolLM2 as it is")
-    report.parser.add_argument("--most", type=int, help="only so many questions")
+    report.parser.add_argument("--adapter", type=Path, help="another reader, as a GGUF adapter over SmolLM2")
+    report.parser.add_argument("--base", action="store_true", help="SmolLM2 as it is")
+    report.parser.add_argument("--every", type=int, default=1, help="only every so many questions")
+    report.parser.add_argument("--answers", type=Path, help="write what was said to this file, a line of JSON each")
     given = report.parse()
     if not given.data:
         raise SystemExit("Name the data folder (--data or HANPACA_DATA).")
-    if given.adapter and not given.adapter.exists():
-        raise SystemExit(
-            f"There is no adapter {given.adapter}: examples/chinese_reader/README.md says how to make one."
-        )
     data = Path(given.data)
     counts: defaultdict[str, Counts] = defaultdict(lambda: defaultdict(list))
-    with (
-        collection(data, given.library) as library,
-        hanpaca.load("smollm2", loras=[given.adapter] if given.adapter else []) as model,
-    ):
+    lines = []
+    name, loras = ("smollm2", [given.adapter]) if given.adapter else ("smollm2-reader", [])
+    if given.base:
+        name = "smollm2"
+    with collection(data, given.library) as library, hanpaca.load(name, loras=loras) as loaded:
+        model: Any = Reading(loaded) if name == "smollm2" else loaded
         wanted = [row for row in rows(data, "questions") if held_out(row)]
         asked = [row for row in wanted if any(holds(hit, row) for hit in library.search(row["question"], PASSAGES))]
-        for row in asked[: given.most]:
-            ask(library, model, row, counts[row["lang"]])
-        none = [
-            answer(library, model, row["question"], mode="focus", k=PASSAGES, abstain=False, sampling=SAMPLING).refused
-            for row in rows(data, "unanswerable")[: given.most]
-        ]
-        seconds, rate = first_token(library, model, asked[:9])
+        for row in asked[:: given.every]:
+            said = ask(library, model, row, counts[row["lang"]])
+            lines.append(told(row, said))
+        for row in rows(data, "unanswerable")[:: given.every]:
+            said = read(library, model, row["question"], look_up(library, row["question"]))
+            counts["unanswerable"]["refused"].append(refuses(said))
+            lines.append(told(row, said))
+        seconds, rate = first_token(library, model, asked[:: max(1, len(asked) // 15)])
+    if given.answers:
+        given.answers.write_text(
+            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
+        )
     for language, found in sorted(counts.items()):
-        for name, values in found.items():
-            bar = BARS.get((language, name), {}) if given.adapter else {}
-            report.check(f"{language} {name}", statistics.fmean(values), **bar)
-    report.check("unanswerable refused", statistics.fmean(none), least=0.7 if given.adapter else None)
+        for what, values in found.items():
+            bar = BARS.get((language, what), {}) if not given.base else {}
+            report.check(f"{language} {what}", statistics.fmean(values), **bar)
+    if not given.base:
+        for language in sorted(counts.keys() - {"unanswerable"}):
+            found = counts[language]
+            over = statistics.fmean(found["shown contains"]) - statistics.fmean(found["extract contains"])
+            report.check(f"{language} shown contains, above extract", over, least=1e-9)
     report.check("first token, s", seconds, most=1.5)
     report.check("tokens/s", rate, least=60)
     return report.end()
+
+
+class Reading:
+    """A model taken for a reader, such as the base with an adapter that is not in the catalog."""
+
+    reads, languages = True, ("zh", "en")
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+def told(row: dict[str, Any], said: Completion) -> dict[str, Any]:
+    """A line of `--answers`."""
+    tokens = [(one.text.decode("utf-8", "replace"), one.logprob) for one in said.logprobs]
+    return {name: row.get(name) for name in ("id", "lang", "question", "answers")} | {
+        "said": said.text,
+        "tokens": tokens,
+    }
 
 
 BARS: dict[tuple[str, str], dict[str, float]] = {
@@ -122,6 +169,7 @@ BARS: dict[tuple[str, str], dict[str, float]] = {
     ("zh-Hans", "F1"): {"least": 0.6},
     ("zh-Hans", "refused"): {"most": 0.1},
     ("zh-Hans", "cited"): {"least": 0.9},
+    ("unanswerable", "refused"): {"least": 0.7},
 }
 
 if __name__ == "__main__":

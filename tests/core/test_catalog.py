@@ -28,7 +28,7 @@ def test_every_published_model_is_there() -> None:
         sizes = ["1.3b", "7b", "13b", "7b-16k", "13b-16k", "7b-64k"]
         assert {f"chinese-{family}-2-{size}" for size in sizes} <= names
     assert {"chinese-alpaca-2-1.3b-rlhf", "chinese-alpaca-2-7b-rlhf", "smollm2"} <= names
-    assert len(entries()) == len(names) == 15
+    assert len(entries()) == len(names) == 16
 
 
 def test_what_was_published() -> None:
@@ -94,6 +94,16 @@ def test_the_packaged_model(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(ModelNotFound, match=r"pip install \"hanpaca\[demo\]\""):
         resolve("smollm2")
+
+
+def test_the_reader_is_the_packaged_model_with_an_adapter(smollm2: Path) -> None:
+    source, base, reader = resolve("smollm2-reader"), entry("smollm2"), entry("smollm2-reader")
+    (adapter,) = source.loras
+    assert source.path == smollm2.resolve() and adapter.is_file() and adapter.stat().st_size < 40e6
+    assert (reader.over, reader.reads, reader.languages) == ("smollm2", True, ("zh", "en"))
+    assert (reader.shape, reader.rope, reader.package) == (base.shape, base.rope, base.package)
+    assert not any(known.reads for known in entries() if known is not reader)
+    assert resolve(str(smollm2)).entry == base, "a file by itself has no adapter"
 
 
 def test_a_gguf_path(tmp_path: Path, smollm2: Path) -> None:

@@ -17,6 +17,8 @@ from loops import ENDLESS, stops_soon, ticking, two_slides, wire
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
+import hanpaca
+from hanpaca import Message, Sampling
 from hanpaca.core.errors import BadInput, UnreadableDocument
 from hanpaca.integrations.langchain import (
     ChatHanpaca,
@@ -25,8 +27,10 @@ from hanpaca.integrations.langchain import (
     document_summary,
     question_answering,
 )
+from hanpaca.integrations.langchain.through import ThroughLangChain
 from hanpaca.rag import Library
 from hanpaca.rag.readers import read
+from hanpaca.rag.short_answer import GREEDY
 
 pytestmark = pytest.mark.usefixtures("smollm2")
 TEXT = "Llamas live in the Andes. A grown llama carries a load of thirty kilograms.\n"
@@ -241,3 +245,16 @@ async def test_a_graph_loops_until_it_is_content() -> None:
     assert [message.type for message in result["messages"]] == ["human", "ai"] * 3
     tokens = [piece async for piece in app.astream(state, stream_mode="messages")]
     assert len(tokens) > 6
+
+
+def test_a_reader_tells_the_chain_how_sure_it_is() -> None:
+    """Through LangChain's messages come the log-probabilities that decide whether its words are shown."""
+    asked = [Message("system", "Answer."), Message("user", "[1] The load is thirty kilograms.\n\nQuestion: How heavy?")]
+    sampling = Sampling(max_tokens=8, **GREEDY)
+    with hanpaca.load("smollm2-reader", threads=1) as model:
+        wanted = model.chat(asked, sampling)
+    through = ThroughLangChain(chat(model="smollm2-reader"), None)
+    found = through.chat(asked, sampling)
+    assert through.reads and found.text == wanted.text
+    assert [one.logprob for one in found.logprobs] == pytest.approx([one.logprob for one in wanted.logprobs], abs=1e-3)
+    assert len(found.logprobs) > 0

@@ -18,6 +18,7 @@ class Scripted:
     name = "scripted"
     kind = "chat"
     languages: tuple[str, ...] = ("en", "zh")
+    reads = False
 
     def __init__(self, *answers: str, window: int = 4096) -> None:
         self.context_length = window

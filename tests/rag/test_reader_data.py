@@ -1,6 +1,7 @@
 """The Chinese reader's lessons: the app's own prompts, answers that stand in their source, documents held out."""
 
 import importlib.util
+import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,15 +20,27 @@ ROW: dict[str, Any] = {
     "id": "q-1", "question": "东京塔高多少米？", "doc_id": "日本", "answers": ["三百三十三米"], "answer_start": [12],
 }  # fmt: skip
 
+NAMES = {name for name, _ in CAPITALS}
+
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reader_data", RECIPE / "data.py")
+    return module("data")
+
+
+@pytest.fixture(scope="module")
+def spans(recipe: ModuleType) -> ModuleType:
+    pytest.importorskip("jieba")
+    return module("spans")
+
+
+def module(name: str) -> ModuleType:
+    """A module of the recipe, under the name by which the others import it."""
+    spec = importlib.util.spec_from_file_location(name, RECIPE / f"{name}.py")
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["reader_data"] = module
-    spec.loader.exec_module(module)
-    return module
+    found = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +53,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
 
 
 def test_an_answer_stands_in_the_source_that_it_names(recipe: ModuleType, library: Library) -> None:
-    first, *_ = recipe.examples(library, ROW)
+    first, *_ = recipe.examples(library, ROW, NAMES)
     *_, asked, answer = first["messages"]
     text, number = answer["content"].removesuffix("]").split("[")
     assert text == "三百三十三米" and asked["content"].endswith("问题：东京塔高多少米？")
@@ -50,10 +63,16 @@ def test_an_answer_stands_in_the_source_that_it_names(recipe: ModuleType, librar
 
 def test_a_question_without_its_passages_has_no_answer(recipe: ModuleType, library: Library) -> None:
     rows = [ROW | {"id": f"q-{n}"} for n in range(40)]
-    made = [example for row in rows for example in recipe.examples(library, row)]
+    made = [example for row in rows for example in recipe.examples(library, row, NAMES)]
     absent = [one for one in made if one["messages"][-1]["content"] == CHINESE.absent]
     assert 0 < len(absent) < 40 and all("三百三十三米" not in str(one["messages"][:-1]) for one in absent)
-    assert list(recipe.examples(library, rows[3])) == list(recipe.examples(library, rows[3])), "always the same"
+    again = [list(recipe.examples(library, rows[3], NAMES)) for _ in range(2)]
+    assert again[0] == again[1], "always the same"
+
+
+def test_nothing_of_other_documents_is_shown(recipe: ModuleType, library: Library) -> None:
+    made = [str(one) for one in recipe.examples(library, ROW, {"日本"})]
+    assert made and not any(word in one for one in made for word in ("巴黎", "Peru", "Chile"))
 
 
 def test_translations_are_held_out_together(recipe: ModuleType) -> None:
@@ -63,6 +82,28 @@ def test_translations_are_held_out_together(recipe: ModuleType) -> None:
     assert 5 < sum(recipe.held_out({"doc_id": f"d-{n}"}) for n in range(100)) < 40
 
 
-def test_the_recipe_names_options_that_there_are() -> None:
-    options = from_json(RECIPE / "reader.json")
-    assert isinstance(options, FinetuneOptions) and options.prompt_weight == 0.1 and options.also == ()
+@pytest.mark.parametrize("name", ["spans", "reader"])
+def test_the_recipe_names_options_that_there_are(name: str) -> None:
+    options = from_json(RECIPE / f"{name}.json")
+    assert isinstance(options, FinetuneOptions) and options.method == "full" and options.data[0].startswith("reader/")
+
+
+def test_what_can_be_asked_for(spans: ModuleType) -> None:
+    sentence = "1984年3月5日，李四光在北京出版了《地质学》，共印3000册。"
+    asked = {sentence[start:end]: word for start, end, word in spans.parts(sentence)}
+    assert asked["1984年3月5日"] == "什么时候" and asked["《地质学》"] == "什么" and asked["3000"] == "多少"
+    assert asked["李四光"] == "谁" and asked["北京"] == "哪里"
+
+
+def test_questions_without_a_teacher_have_their_answer_in_the_named_source(spans: ModuleType) -> None:
+    text = "".join(f"第{n}座大桥于{1900 + n}年在城市{n}建成，全长{500 + n}米，两岸的居民都来庆祝。" for n in range(60))
+    document = {"id": "桥", "doc_id": "桥", "title": "大桥", "lang": "zh-Hans", "text": text}
+    made = list(spans.examples([document] * 3, random.Random(1)))
+    absent = [one for one in made if one["messages"][-1]["content"] == CHINESE.absent]
+    assert len(made) > 60 and 0.05 < len(absent) / len(made) < 0.3
+    for one in made:
+        *_, asked, answer = one["messages"]
+        *sources, _, question = asked["content"].split("\n")
+        if one not in absent:
+            text, number = answer["content"].removesuffix("]").rsplit("[", 1)
+            assert text in sources[int(number) - 1] and text not in question

@@ -1,0 +1,99 @@
+"""What a reading model said, checked against what it was shown: a few words, and where in a document they stand.
+
+A small reader copies its answer from the sources or makes no sense, and its own log-probabilities tell how sure it is.
+Knows no library and no model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.engines.base import Completion
+from .extract import Quote
+from .hits import Hit
+from .prompts import CHINESE, ENGLISH
+from .sentences import sentences
+
+SURE = -0.7
+"""Log-probability of its least likely token from which an answer is shown: half of those above are right so far."""
+GREEDY: Mapping[str, Any] = {"temperature": 0.0, "repetition_penalty": 1.0, "logprobs": 0}
+"""How a reader is asked: it copies, so nothing is drawn, and the repeated digit of a year is no fault."""
+_NUMBER = re.compile(r"\s*\[(\d{1,3})\]\s*[.。]?\s*$")
+_ABSENT = tuple(words.absent.rstrip("。.") for words in (CHINESE, ENGLISH))
+
+
+@dataclass(frozen=True)
+class ShortAnswer:
+    """Words of a source."""
+
+    text: str
+    source: Quote
+    """The sentence that holds the words."""
+    logprob: float
+    """Of the answer's least likely token."""
+
+    @property
+    def sure(self) -> bool:
+        """Whether the reader may be believed."""
+        return self.logprob >= SURE
+
+
+def refuses(completion: Completion) -> bool:
+    """Whether the reader said, in either language, that the sources hold no answer."""
+    return completion.text.strip().startswith(_ABSENT)
+
+
+def words_of(completion: Completion) -> str:
+    """What was said, without the source's number and the full stop at the end."""
+    return _NUMBER.sub("", completion.text).strip().rstrip("。.").strip()
+
+
+def read(completion: Completion, shown: Sequence[tuple[Hit, str]]) -> ShortAnswer | None:
+    """The answer where a source that the model was shown holds its words, the one that it names first; else None.
+
+    `shown` is what `focus.focused` gave. White space makes no difference; of numbers and words in letters no part
+    counts. An answer that was cut off is none, and one without log-probabilities is not sure.
+    """
+    named, text = _NUMBER.search(completion.text), words_of(completion)
+    if completion.finish_reason != "stop" or not any(map(str.isalnum, text)):
+        return None
+    number = int(named[1]) if named else 0
+    for at in sorted(range(len(shown)), key=lambda at: at != number - 1):
+        hit, passage = shown[at]
+        if _pattern(text).search(passage) and (source := _sentence(text, hit, passage)):
+            logprob = min((one.logprob for one in completion.logprobs), default=float("-inf"))
+            return ShortAnswer(text, source, logprob)
+    return None
+
+
+def _sentence(text: str, hit: Hit, shown: str) -> Quote | None:
+    """The first sentence of a passage that was shown and holds the words; failing that, those they begin and end in."""
+    spans, pattern, seen = sentences(hit.text), _pattern(text), _flat(shown)
+    for start, end in spans:
+        if pattern.search(hit.text, start, end) and _flat(hit.text[start:end]) in seen:
+            return Quote(hit, hit.start + start, hit.start + end, 0.0)
+    if (found := pattern.search(hit.text)) is None:
+        return None
+    touched = [span for span in spans if span[1] > found.start() and span[0] < found.end()]
+    return Quote(hit, hit.start + touched[0][0], hit.start + touched[-1][1], 0.0) if touched else None
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """Finds words with any white space in them, and no part of a longer number or word."""
+    return re.compile(
+        rf"(?<![{_edge(text[0])}])" + r"\s*".join(map(re.escape, _flat(text))) + rf"(?![{_edge(text[-1])}])"
+    )
+
+
+def _edge(character: str) -> str:
+    """What may not stand beside this end of an answer, as the inside of a character class."""
+    if character.isdigit():
+        return "0-9"
+    return "A-Za-z" if character.isascii() and character.isalpha() else r"^\s\S"
+
+
+def _flat(text: str) -> str:
+    return "".join(text.split())
