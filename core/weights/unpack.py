@@ -32,7 +32,8 @@ def unpack(
     """Write the LLaMA-architecture GGUF file `path` as a checkpoint to the new folder `out`, GGUF adapters added.
 
     Quantized numbers become exactly what llama.cpp computes with where `dtype` is float32. Raises `BadModelFile` for a
-    broken file, `UnsupportedFeature` for another architecture or for RoPE scaling that a `config.json` cannot say here.
+    broken file or an adapter of another model, `UnsupportedFeature` for another architecture or for RoPE scaling that a
+    `config.json` cannot say here.
     """
     if dtype not in DTYPES:
         raise UnsupportedFeature(f"A checkpoint is not written in {dtype!r}.", f"Valid: {', '.join(DTYPES)}.")

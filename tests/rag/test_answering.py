@@ -1,7 +1,6 @@
 """Answers: quotations, prompts that fit, checked citations, refusals, follow-up questions, planted instructions."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,6 @@ from hanpaca.core.errors import BadInput, ContextOverflow
 from hanpaca.rag import Answer, AnswerDelta, Library, aanswer, answer, calibration, stream_answer
 from hanpaca.rag.citations import Marks
 from hanpaca.rag.prompts import CHINESE, ENGLISH, fill, sources
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
-    with Library.open(tmp_path_factory.mktemp("library")) as opened:
-        for name, text in CAPITALS:
-            opened.add_text(text, name, embed=False)
-        opened.embed_pending()
-        yield opened
 
 
 @pytest.mark.parametrize(

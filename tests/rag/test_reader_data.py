@@ -3,7 +3,6 @@
 import importlib.util
 import random
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,15 +40,6 @@ def module(name: str) -> ModuleType:
     found = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
     return found
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
-    with Library.open(tmp_path_factory.mktemp("library")) as opened:
-        for name, text in CAPITALS:
-            opened.add_text(text, name, embed=False)
-        opened.embed_pending()
-        yield opened
 
 
 def test_an_answer_stands_in_the_source_that_it_names(recipe: ModuleType, library: Library) -> None:

@@ -1,11 +1,11 @@
 """What a reader says: shown over its source where it is sure, and left out where it is not or did not read it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import CAPITALS, Scripted
+from scripted import Scripted
 
 from hanpaca import Completion, Message, Sampling, Usage
 from hanpaca.core import TokenLogprob
@@ -34,15 +34,6 @@ class Reader(Scripted):
         said = super().chat(messages, sampling)
         tokens = tuple(TokenLogprob(1, b"", value) for value in (-0.01, self.logprob))
         return Completion(said.text, said.finish_reason, said.usage, tokens)
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
-    with Library.open(tmp_path_factory.mktemp("library")) as opened:
-        for name, text in CAPITALS:
-            opened.add_text(text, name, embed=False)
-        opened.embed_pending()
-        yield opened
 
 
 def test_a_sure_answer_stands_over_the_sentence_that_holds_it(library: Library) -> None:
