@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import BadInput, HanpacaError, LibraryBusy, LibraryMismatch
+from ..core.errors import BadInput, LibraryBusy
 from . import contents, indexing, sync
 from .contents import FileInfo, Stats
-from .embedding import BUNDLED, Embedder, load_embedder
+from .embedding import Embedder
 from .indexing import FileRecord
+from .own_embedder import OwnEmbedder
 from .paths import absolute
 from .readers import Document
 from .segmentation import check_segmenter
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 DATABASE = "library.sqlite3"
 LOCK_SECONDS = 3.0
 """How long a writer waits for another one before it gives up with `LibraryBusy`."""
-QUERIES_REMEMBERED = 64
 
 
 class Library:
@@ -62,11 +62,8 @@ class Library:
         self._settings = {"chroma": chroma, "segmenter": segmenter}
         self.vectors = VectorIndex(store, folder, self._setting("chroma"))
         self.segmenter = self._setting("segmenter")
-        self._given = embedder
-        self._embedder: Embedder | None = None
-        self._queries: dict[str, NDArray[np.float32]] = {}
+        self._own = OwnEmbedder(store, folder, embedder)
         self.turns = Turns()
-        self._loading = threading.RLock()
         self._writing = threading.RLock()
 
     @classmethod
@@ -98,7 +95,7 @@ class Library:
                 raise explain(error, database) from error
         library = cls(folder, Store(database, create), embedder, chroma, segmenter)
         try:
-            library._check_name()
+            library._own.check_name()
             if library.segmenter:
                 check_segmenter(library.segmenter)
         except BaseException:
@@ -106,53 +103,10 @@ class Library:
             raise
         return library
 
-    def _check_name(self) -> None:
-        """An embedder given by another name is loaded at once, to see whether it is another one."""
-        remembered = self.store.meta("embedder_name")
-        if self._given is not None and remembered is not None and self._given != remembered:
-            self.embedder  # noqa: B018 - raises LibraryMismatch
-
     @property
     def embedder(self) -> Embedder:
         """The embedder, loaded at first use. Raises `LibraryMismatch` if the vectors were made by another one."""
-        with self._loading:
-            if self._embedder is None:
-                given = self._given if self._given is not None else self.store.meta("embedder_name") or BUNDLED
-                loaded = self._load_embedder(given) if isinstance(given, str) else given
-                self._check_identity(loaded)
-                self._embedder = loaded
-            return self._embedder
-
-    def _load_embedder(self, name: str) -> Embedder:
-        """By name; where it cannot be had, what the library was made with is said too."""
-        made_with = self.store.meta("embedder_name")
-        try:
-            return load_embedder(name)
-        except HanpacaError as error:
-            if made_with is None or (name == made_with == BUNDLED):
-                raise
-            use = f"compute all vectors anew: hanpaca reindex --library {self.folder} --embedder {BUNDLED}"
-            raise LibraryMismatch(
-                f"The library in {self.folder} was made with the embedding model {made_with}, and {name} cannot be "
-                f"loaded. {error}",
-                f"Leave --embedder out, or {use}." if name != made_with else f"Or {use}.",
-            ) from error
-
-    def _check_identity(self, embedder: Embedder) -> None:
-        made_with = self.store.meta("embedder")
-        if made_with is not None and made_with != embedder.identity:
-            raise LibraryMismatch(
-                f"The library in {self.folder} was made with the embedder {made_with}, not {embedder.identity}.",
-                "Open it with that one, or compute all vectors anew with `hanpaca reindex --embedder NAME`.",
-            )
-
-    def _remember_embedder(self) -> None:
-        embedder = self.embedder
-        if self.store.meta("embedder") != embedder.identity:
-            with self.store.write():
-                self.store.set_meta("embedder", embedder.identity)
-                if isinstance(self._given, str) or self._given is None:
-                    self.store.set_meta("embedder_name", self._given or BUNDLED)
+        return self._own.embedder
 
     def _setting(self, name: str) -> str | None:
         """What was given for it, else what the library remembers; None where it is neither, or forgotten."""
@@ -214,7 +168,7 @@ class Library:
         start = time.monotonic()
         tell = on_progress or _ignore
         with self.writing():
-            self._remember_embedder()
+            self._own.remember()
             report = sync.read_into(self.store, paths, self.embedder, tell, encoding)
             if embed:
                 report.embedded = self._embed(tell, stop)
@@ -226,7 +180,7 @@ class Library:
     def embed_pending(self, on_progress: OnProgress | None = None, stop: Callable[[], bool] = lambda: False) -> int:
         """Compute the vectors that are still missing; how many were."""
         with self.writing():
-            self._remember_embedder()
+            self._own.remember()
             return self._embed(on_progress or _ignore, stop)
 
     def _embed(self, tell: OnProgress, stop: Callable[[], bool]) -> int:
@@ -247,7 +201,7 @@ class Library:
         if not document.text.strip():
             raise BadInput(f"The text {name!r} is empty.", "Give one with words in it.")
         with self.writing():
-            self._remember_embedder()
+            self._own.remember()
             record = FileRecord(name, "text", len(document.text), time.time_ns())
             passages = indexing.put(self.store, record, document, self.embedder)
             if embed:
@@ -297,15 +251,7 @@ class Library:
     def rebuild_vectors(self, on_progress: OnProgress | None = None, *, embedder: str | Embedder | None = None) -> int:
         """Compute every vector anew, with another embedder if one is given; how many."""
         with self.writing():
-            self._given = self._given if embedder is None else embedder
-            given = self._given if self._given is not None else self.store.meta("embedder_name") or BUNDLED
-            self._embedder = load_embedder(given) if isinstance(given, str) else given
-            self._queries.clear()
-            with self.store.write() as writing:
-                writing.execute("INSERT INTO outbox (passage, added) SELECT passage, 0 FROM vectors")
-                writing.execute("DELETE FROM vectors")
-                writing.execute("DELETE FROM meta WHERE key IN ('embedder', 'embedder_name')")
-            self._remember_embedder()
+            self._own.replace(embedder)
             indexing.reindex_keywords(self.store, ANALYSIS)
             count = sync.embed_into(self.store, self.embedder, on_progress or _ignore, lambda: False)
             self.vectors.purge()
@@ -313,15 +259,7 @@ class Library:
 
     def query_vector(self, text: str) -> NDArray[np.float32]:
         """The vector of a question; the last few are remembered."""
-        with self._loading:
-            known = self._queries.get(text)
-        if known is None:
-            known = np.asarray(self.embedder.embed_queries([text])[0], np.float32)
-            with self._loading:
-                if len(self._queries) >= QUERIES_REMEMBERED:
-                    self._queries.pop(next(iter(self._queries)))
-                self._queries[text] = known
-        return known
+        return self._own.query_vector(text)
 
     def nearness(self, question: str) -> Callable[[Sequence[str]], list[float]] | None:
         """A way to tell how near texts are to a question, in standard deviations; None while there are no vectors."""
