@@ -120,8 +120,10 @@ def _options(kind: str, found: Any, parser: Parser) -> Options:
 
 
 def _train(options: Options, json: bool) -> int:
+    from ...core.training.heap import keep_freed_memory
     from ...core.training.run import train
 
+    keep_freed_memory()  # the process ends with the run
     with _reports(quiet=json) as reports:
         result = train(options, note, reports)
     figures = {"path": str(result.path), "steps": result.steps, "loss": result.loss}
