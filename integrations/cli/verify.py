@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .arguments import Parser, add_json
 from .output import as_json, note, progress, say
+
+if TYPE_CHECKING:
+    from ...core.verify import Report
 
 
 def run(argv: list[str]) -> int:
@@ -18,29 +21,35 @@ def run(argv: list[str]) -> int:
     add_json(parser)
     found = parser.parse(argv)
     with progress("Checking", bytes_=True) as show:
-        report = verify(
-            _place(found.path), checksum=not found.no_checksum, on_progress=lambda done, total: show(done, total, "")
-        )
+        model, *adapters = [
+            verify(place, checksum=not found.no_checksum, on_progress=lambda done, total: show(done, total, ""))
+            for place in _places(found.path)
+        ]
     if found.json:
-        as_json({"path": str(report.path), "ok": report.ok, "facts": report.facts, "problems": report.problems})
+        as_json(_plain(model) | {"adapters": [_plain(report) for report in adapters]})
     else:
-        _print(str(report.path), report.facts, report.problems)
-    return 0 if report.ok else 1
+        for report in (model, *adapters):
+            _print(str(report.path), report.facts, report.problems)
+    return 0 if all(report.ok for report in (model, *adapters)) else 1
 
 
-def _place(name: str) -> str:
-    """The path itself, or where the model of that name lies."""
+def _places(name: str) -> list[str]:
+    """The path itself, or where the model of that name lies, then the adapters that belong to it."""
     from pathlib import Path
 
     from ...core.catalog import resolve
     from ...core.errors import BadInput
 
     if Path(name).expanduser().exists():
-        return name
+        return [name]
     source = resolve(name)
     if source.path is None:
         raise BadInput("A server's model has no files here to look at.", "Give a file, a folder or a model's name.")
-    return str(source.path)
+    return [str(source.path), *map(str, source.loras)]
+
+
+def _plain(report: Report) -> dict[str, Any]:
+    return {"path": str(report.path), "ok": report.ok, "facts": report.facts, "problems": report.problems}
 
 
 def _print(path: str, facts: dict[str, Any], problems: tuple[str, ...]) -> None:

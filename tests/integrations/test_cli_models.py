@@ -186,6 +186,15 @@ def test_pull_refuses_what_cannot_be(run: Run, hub: Hub, monkeypatch: pytest.Mon
     refused(run("pull", "chinese-alpaca-2-7b"), "HF_HUB_OFFLINE", code=1)
 
 
+@pytest.mark.usefixtures("smollm2")
+def test_verify_looks_into_a_packaged_models_adapter(run: Run) -> None:
+    report = json.loads(run("verify", "smollm2-reader", "--json").out)
+    (adapter,) = report["adapters"]
+    assert report["ok"] and report["facts"]["catalog"] == "smollm2 (chat)"
+    assert adapter["ok"] and adapter["facts"]["format"] == "GGUF adapter"
+    assert adapter["path"] in run("verify", "smollm2-reader").out
+
+
 def test_verify_says_what_a_file_is(run: Run, gguf: Path, tmp_path: Path) -> None:
     ran = run("verify", gguf)
     assert ran.code == 0
