@@ -13,6 +13,7 @@ import json
 import os
 import random
 import sys
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -30,6 +31,8 @@ CHARACTERS = (50, 120)
 """The fewest and the most Chinese characters of the passages of a prompt."""
 REFUSALS = 1 / 6
 """So many questions are asked once more of passages that do not hold the answer."""
+SURE = 3
+"""Characters of an answer that is looked for without its place."""
 
 Row = dict[str, Any]
 
@@ -71,22 +74,43 @@ def prompt(question: str, hits: Sequence[Hit], weights: Any, chance: random.Rand
     return [vars(message) for message in messages(words, shown, question)], [" ".join(t.split()) for _, t in shown]
 
 
-def examples(library: Library, row: Row, sources: Collection[str]) -> Iterator[Row]:
-    """A question as it is trained on, with passages of the documents that may be."""
+def examples(library: Library, row: Row, sources: Collection[str], siblings: Sequence[Row]) -> Iterator[Row]:
+    """A question as it is trained on, with passages of the documents that may be.
+
+    Other questions of the document that the same sources answer follow it: most of a prompt is its sources.
+    """
     chance = random.Random(row["id"])
     question, words = row["question"], wording(language_of(row["question"]) or "en")
     found = library.find(question, 16, fill=False)
     hits = [hit for hit in found.hits if hit.file in sources]
     asked, texts = prompt(question, hits[:PASSAGES], found.weights, chance)
-    gold = next((" ".join(text.split()) for text in row["answers"]), "")
+    gold = _gold(row)
     numbers = [number for number, text in enumerate(texts, 1) if gold and gold in text]
     if numbers:
-        yield {"messages": [*asked, {"role": "assistant", "content": f"{gold}[{numbers[0]}]"}]}
+        said = {"role": "assistant", "content": f"{gold}[{numbers[0]}]"}
+        yield {"messages": [*asked, said, *_further(row, texts, siblings)]}
     if not gold or chance.random() < REFUSALS:
         others = [hit for hit in hits if not any(text in hit.text for text in row["answers"])][:PASSAGES]
         if others:
             asked, _ = prompt(question, others, found.weights, chance)
             yield {"messages": [*asked, {"role": "assistant", "content": words.absent}]}
+
+
+def _gold(row: Row) -> str:
+    return next((" ".join(text.split()) for text in row["answers"]), "")
+
+
+def _further(row: Row, texts: Sequence[str], siblings: Sequence[Row]) -> Iterator[Row]:
+    """The other questions whose answer, too long to stand there by chance, is in exactly one of the sources."""
+    for other in siblings:
+        gold = _gold(other)
+        numbers = [number for number, text in enumerate(texts, 1) if gold in text]
+        if other["id"] == row["id"] or len(gold) < SURE or len(numbers) != 1:
+            continue
+        words = wording(language_of(other["question"]) or "en")
+        (*_, user) = messages(words, [], other["question"])
+        yield {"role": "user", "content": user.content.strip()}
+        yield {"role": "assistant", "content": f"{gold}[{numbers[0]}]"}
 
 
 def main() -> int:
@@ -97,8 +121,12 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     questions = rows(data, "questions")
     sources = {row["id"] for row in rows(data, "documents") if not held_out(row | {"doc_id": row["id"]})}
+    taught = [row for row in questions if not held_out(row)]
+    siblings: dict[str, list[Row]] = defaultdict(list)
+    for row in taught:
+        siblings[row["doc_id"]].append(row)
     with open_library(data, out / "library") as library:
-        made = [example for row in questions if not held_out(row) for example in examples(library, row, sources)]
+        made = [one for row in taught for one in examples(library, row, sources, siblings[row["doc_id"]])]
     random.Random(0).shuffle(made)
     for name, lines in (("train", made), ("validation", [row for row in questions if held_out(row)])):
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -4,8 +4,9 @@
 
 A clause of a document with 谁, 哪里, 哪一年, 多少 or 什么 in the place of a name, a place, a time, a number or a title
 is a question whose answer stands in the sentence: so to find it is to read. Writes spans.jsonl in the prompt that
-`--mode focus` writes, from the documents that `data.py` trains on; one question in six is asked of sentences that do
-not hold the answer. Another seed makes other questions of the same documents.
+`--mode focus` writes, from the documents that `data.py` trains on, with more questions of the same sources after it;
+one first question in six is asked of sentences that do not hold the answer. Another seed makes other questions of the
+same documents.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ from hanpaca.rag.prompts import wording
 from hanpaca.rag.sentences import sentences
 
 UNANSWERABLE = 1 / 6
+EVERY = 0.3
+"""The share of the sentences whose question comes first."""
+FURTHER = 4
+"""At most so many more questions of the same sources."""
 LONGEST = 60
 """Characters of a question."""
 SHORTEST = 8
@@ -96,41 +101,47 @@ def question(sentence: str, part: Part, title: str, chance: random.Random) -> st
     return text.strip("，。；：、 ") + chance.choice(["？", "?", "", "？"])
 
 
+def pair(sentence: str, title: str, chance: random.Random) -> tuple[str, str] | None:
+    """A question of a sentence with its answer; None where nothing of it can be asked for."""
+    if not 15 <= len(sentence) <= 90 or not (possible := parts(sentence)):
+        return None
+    part = chance.choice(sorted(set(possible), key=lambda one: (-len(one[2]), one)))
+    asked, answer = question(sentence, part, title, chance), sentence[part[0] : part[1]]
+    if not asked or answer in asked or sentence.count(answer) > 1:
+        return None
+    return asked, answer
+
+
 def examples(documents: list[dict[str, Any]], chance: random.Random) -> Iterator[dict[str, Any]]:
-    """One question of every second sentence or so, with its sources."""
+    """A prompt of every second sentence or so: its sources, its question, and a few more of what the sources say."""
     texts = [(row, [row["text"][a:b] for a, b in sentences(row["text"])]) for row in documents]
     for row, lines in texts:
         for number, line in enumerate(lines):
-            if not 15 <= len(line) <= 90 or not (possible := parts(line)):
+            if chance.random() > EVERY or not (first := pair(line, row["title"] or "", chance)):
                 continue
-            part = chance.choice(sorted(set(possible), key=lambda one: (-len(one[2]), one)))
-            asked = question(line, part, row["title"] or "", chance)
-            answer = line[part[0] : part[1]]
-            if not asked or answer in asked or line.count(answer) > 1:
-                continue
-            if example := _example(row, lines, number, asked, answer, texts, chance):
-                yield example
+            answerable = chance.random() > UNANSWERABLE
+            shown = _sources(row["lang"], lines, number, first[1], answerable, texts, chance)
+            pairs = [first, *_further(shown, first, chance)]
+            yield _written(row["lang"], shown, pairs, chance)
 
 
-def _example(
-    row: dict[str, Any],
+def _sources(
+    language: str,
     lines: list[str],
     number: int,
-    asked: str,
     answer: str,
+    answerable: bool,
     texts: list[tuple[dict[str, Any], list[str]]],
     chance: random.Random,
-) -> dict[str, Any] | None:
-    """A prompt of a few sources, one of which holds the sentence, or none. None where the other characters differ by
-    what stands around them."""
-    absent = chance.random() < UNANSWERABLE
+) -> list[str]:
+    """At most three sentences, of which the asked one holds the answer, or none does."""
     room = chance.randint(*CHARACTERS) - len(lines[number])
-    others = [line for i, line in enumerate(lines) if i != number and answer not in line and len(line) >= SHORTEST]
+    others = [line for i, line in enumerate(lines) if i != number and len(line) >= SHORTEST]
     chance.shuffle(others)
     for other, its in chance.sample(texts, 3):
-        if other["lang"] == row["lang"] and (its := [line for line in its if len(line) >= SHORTEST]):
+        if other["lang"] == language and (its := [line for line in its if len(line) >= SHORTEST]):
             others.insert(chance.randint(0, 2), chance.choice(its))
-    shown = [] if absent else [lines[number]]
+    shown = [lines[number]] if answerable else []
     for line in others:
         if len(shown) >= 3 or (len(shown) > 1 and room < 20):
             break
@@ -138,19 +149,47 @@ def _example(
             shown.append(line)
             room -= length(line) // 6
     chance.shuffle(shown)
-    if row["lang"] == "zh-Hant":
-        asked = _traditional.convert(asked)
-    elif chance.random() < 0.1:  # simplified texts in the other characters: there are few traditional ones
-        shown, asked, answer = (
-            [_traditional.convert(line) for line in shown],
-            *map(_traditional.convert, (asked, answer)),
-        )
-    at = next((i for i, line in enumerate(shown, 1) if answer in line), 0)
-    if not absent and not at:
-        return None
-    said = wording("zh").absent if absent else f"{answer}[{at}]"
-    written = prompt(wording("zh"), shown, asked)
-    return {"messages": [*(vars(one) for one in written), {"role": "assistant", "content": said}]}
+    return shown
+
+
+def _further(shown: list[str], first: tuple[str, str], chance: random.Random) -> Iterator[tuple[str, str]]:
+    """Other questions of the same sources: most of a prompt is its sources, and they are read once for all."""
+    known = {first[1]}
+    for line in chance.choices(shown, k=FURTHER) if shown else []:
+        found = pair(line, "", chance)
+        if found and found[1] not in known and sum(found[1] in other for other in shown) == 1:
+            known.add(found[1])
+            yield found
+
+
+def _written(language: str, shown: list[str], pairs: list[tuple[str, str]], chance: random.Random) -> dict[str, Any]:
+    """The conversation. Some simplified texts become traditional: there are few of those."""
+    if language == "zh-Hant":
+        pairs = [(_traditional.convert(asked), answer) for asked, answer in pairs]
+    elif chance.random() < 0.1:
+        shown, pairs = _converted(shown, pairs)
+    words = wording("zh")
+    said: list[dict[str, Any]] = []
+    for asked, answer in pairs:
+        at = next((i for i, line in enumerate(shown, 1) if answer in line), 0)
+        *system, user = prompt(words, [] if said else shown, asked)
+        if not said:
+            said += [vars(one) for one in system]
+        said.append({"role": "user", "content": user.content.strip()})
+        said.append({"role": "assistant", "content": f"{answer}[{at}]" if at else words.absent})
+    return {"messages": said}
+
+
+def _converted(shown: list[str], pairs: list[tuple[str, str]]) -> tuple[list[str], list[tuple[str, str]]]:
+    """In traditional characters, as long as every answer still stands where it stood: some depend on what is around."""
+    texts = [_traditional.convert(line) for line in shown]
+    found = [(_traditional.convert(asked), _traditional.convert(answer)) for asked, answer in pairs]
+    same = all(
+        (before[1] in a) == (after[1] in b)
+        for before, after in zip(pairs, found, strict=True)
+        for a, b in zip(shown, texts, strict=True)
+    )
+    return (texts, found) if same else (shown, pairs)
 
 
 def main() -> int:
