@@ -189,7 +189,7 @@ class _Asking:
     def _read(self, messages: Sequence[Message], shown: Sequence[tuple[Hit, str]], search: Found) -> Iterator[Event]:
         """What a reader says over the sentence it has it from and the best others; these alone if it is not sure."""
         assert self.model is not None
-        said = self.model.chat(messages, self.window.sampling().replace(**short_answer.GREEDY))
+        said = self.model.chat(messages, self.window.sampling().replace(**short_answer.sampling(shown, self.words)))
         self._count(said.usage)
         if short_answer.refuses(said):
             yield from self._extract(search, self.words.unsure, refused=True)

@@ -62,7 +62,7 @@ def messages(words: Wording, shown: Sequence[tuple[Hit, str]], question: str) ->
 
 def prompt(words: Wording, texts: Sequence[str], question: str) -> list[Message]:
     """The prompt of texts without their passages."""
-    lines = [f"[{number}] {_quiet(' '.join(text.split()))}" for number, text in enumerate(texts, 1)]
+    lines = [f"[{number}] {in_one_line(text)}" for number, text in enumerate(texts, 1)]
     body = fill(words.focus_question, sources="\n".join(lines), question=question)
     return [Message("system", words.focus), Message("user", body)]
 
@@ -79,6 +79,6 @@ def _joined(hit: Hit, quotes: Sequence[Quote]) -> str:
     return _GAP.join(hit.text[start - hit.start : end - hit.start].strip() for start, end in parts)
 
 
-def _quiet(text: str) -> str:
-    """A document cannot pose as another source."""
-    return _MARK.sub(r"(\1)", text)
+def in_one_line(text: str) -> str:
+    """A text as the prompt shows it: in one line, and without marks by which it could pose as another source."""
+    return _MARK.sub(r"(\1)", " ".join(text.split()))

@@ -13,12 +13,14 @@ from typing import Any
 
 from ..core.engines.base import Completion
 from .extract import Quote
+from .focus import in_one_line
 from .hits import Hit
-from .prompts import CHINESE, ENGLISH
+from .prompts import CHINESE, ENGLISH, Wording
+from .reading_grammar import grammar
 from .sentences import sentences
 
-SURE = -0.7
-"""Log-probability of its least likely token from which an answer is shown: half of those above are right so far."""
+SURE = -0.5
+"""Log-probability of its least likely token from which an answer is shown: of those above three in four are right."""
 GREEDY: Mapping[str, Any] = {"temperature": 0.0, "repetition_penalty": 1.0, "logprobs": 0}
 """How a reader is asked: it copies, so nothing is drawn, and the repeated digit of a year is no fault."""
 _NUMBER = re.compile(r"\s*\[(\d{1,3})\]\s*[.。]?\s*$")
@@ -39,6 +41,11 @@ class ShortAnswer:
     def sure(self) -> bool:
         """Whether the reader may be believed."""
         return self.logprob >= SURE
+
+
+def sampling(shown: Sequence[tuple[Hit, str]], words: Wording) -> dict[str, Any]:
+    """How a reader is asked of `shown`, which `focus.focused` gave: greedily, and held to what stands there."""
+    return {**GREEDY, "grammar": grammar([in_one_line(text) for _, text in shown], words.absent)}
 
 
 def refuses(completion: Completion) -> bool:

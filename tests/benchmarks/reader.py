@@ -27,7 +27,7 @@ from hanpaca import Completion
 from hanpaca.rag import Hit, Library, answer
 from hanpaca.rag.focus import PASSAGES, READING, focused, messages
 from hanpaca.rag.prompts import wording
-from hanpaca.rag.short_answer import GREEDY, refuses, words_of
+from hanpaca.rag.short_answer import refuses, sampling, words_of
 from hanpaca.rag.terms import language_of
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "chinese_reader"))
@@ -80,7 +80,7 @@ def look_up(library: Library, question: str) -> list[tuple[Hit, str]]:
 def read(library: Library, model: Any, question: str, shown: Sequence[tuple[Hit, str]]) -> Completion:
     """What the reader says, in the app's prompt."""
     words = wording(language_of(question) or "en")
-    return model.chat(messages(words, shown, question), max_tokens=96, **GREEDY)
+    return model.chat(messages(words, shown, question), max_tokens=96, **sampling(shown, words))
 
 
 def first_token(library: Library, model: Any, questions: list[dict[str, Any]]) -> tuple[float, float]:
@@ -90,7 +90,9 @@ def first_token(library: Library, model: Any, questions: list[dict[str, Any]]) -
         start, times = time.perf_counter(), list[float]()
         shown = look_up(library, row["question"])
         words = wording(language_of(row["question"]) or "en")
-        for delta in model.stream_chat(messages(words, shown, row["question"]), max_tokens=96, **GREEDY):
+        for delta in model.stream_chat(
+            messages(words, shown, row["question"]), max_tokens=96, **sampling(shown, words)
+        ):
             times += [time.perf_counter()] * len(delta.logprobs)
         firsts.append(times[0] - start)
         rates += [(len(times) - 1) / (times[-1] - times[0])] if times[-1] > times[0] else []

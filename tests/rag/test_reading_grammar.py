@@ -1,0 +1,75 @@
+"""What a reader may say: whole words of one source with its number, or that there is no answer."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hanpaca import Message
+from hanpaca.core.engines.grammar import check
+from hanpaca.rag.prompts import CHINESE
+from hanpaca.rag.reading_grammar import grammar
+
+TEXTS = ("乙生于 1902 年，卒于1950年。 … 《诗集》有三卷。", "The party of 1902 met in “Old Hall”.")
+
+
+def accepts(written: str, said: str) -> bool:
+    """Whether an answer is one of those that a grammar of this form allows."""
+    rules = dict(line.split(" ::= ", 1) for line in written.splitlines())
+
+    def follow(name: str, at: int) -> set[int]:
+        """Where the text may stand after a rule that begins at `at`."""
+        found: set[int] = set()
+        for choice in re.findall(r'(?:"(?:[^"\\]|\\.)*"|[^|"])+', rules[name]):
+            ends = {at}
+            for part in re.findall(r'"(?:[^"\\]|\\.)*"|\S+', choice):
+                if part.startswith('"'):
+                    text = re.sub(r"\\(.)", r"\1", part[1:-1])
+                    ends = {end + len(text) for end in ends if said.startswith(text, end)}
+                else:
+                    ends = {after for end in ends for after in follow(part, end)}
+            found |= ends
+        return found
+
+    return len(said) in follow("root", 0)
+
+
+POSSIBLE = (
+    "1902[1]", "1902 年[1]", "乙生于 1902 年，卒于1950年。[1]", "《诗集》[1]", "三[1]", "of 1902[2]", "“Old Hall”[2]",
+    CHINESE.absent,
+)  # fmt: skip
+IMPOSSIBLE = (
+    "", "[1]", "1902", "1902[2]年", "190[1]", "902[1]", "part[2]", "The [2]", " party[2]", "，卒[1]", "1951年[1]",
+    "年。 … 《诗集》[1]", "…[1]", "三[2]", "资料中没有", CHINESE.absent + "[1]",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("said", POSSIBLE)
+def test_words_of_a_source_and_the_refusal_are_possible(said: str) -> None:
+    assert accepts(grammar(TEXTS, CHINESE.absent), said)
+
+
+@pytest.mark.parametrize("said", IMPOSSIBLE)
+def test_nothing_else_is(said: str) -> None:
+    assert not accepts(grammar(TEXTS, CHINESE.absent), said)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text(max_size=40), max_size=3))
+def test_every_text_makes_a_grammar_that_the_engine_takes(texts: list[str]) -> None:
+    lines = [" ".join(text.encode("utf-8", "replace").decode().split()) for text in texts]
+    written = grammar(lines, CHINESE.absent)
+    check(written)
+    assert accepts(written, CHINESE.absent)
+
+
+@pytest.mark.usefixtures("smollm2")
+def test_a_model_that_was_taught_nothing_keeps_to_it() -> None:
+    import hanpaca
+
+    allowed = grammar(TEXTS, CHINESE.absent)
+    with hanpaca.load("smollm2", threads=1) as model:
+        for question in ("乙生于哪一年？", "How are you?", '说："好"'):
+            said = model.chat([Message("user", question)], max_tokens=120, temperature=0, grammar=allowed)
+            assert said.finish_reason == "stop" and accepts(allowed, said.text), said.text
