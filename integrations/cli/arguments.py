@@ -58,13 +58,13 @@ def add_library(parser: Parser, default: str = "default") -> None:
     )
 
 
-def add_model(parser: Parser, extra: str = "") -> None:
+def add_model(parser: Parser, bundled: str = "smollm2", extra: str = "") -> None:
     """`--model`, `--context`, `--kv-type`, `--threads`: which model answers, and how. `extra` is added to the help."""
     parser.add_argument(
         "--model",
         metavar="NAME|FILE",
         help="a name from `hanpaca models`, or a .gguf file; default: $HANPACA_MODEL, else a chat model you pulled, "
-        f"else smollm2{extra}",
+        f"else {bundled}{extra}",
     )
     parser.add_argument("--context", type=int, metavar="TOKENS", help="longest prompt and answer; default: the model's")
     parser.add_argument(

@@ -11,7 +11,7 @@ from .answers import plain_answer, show_answer, write
 from .arguments import Parser, add_abstain, add_json, add_library, add_model, add_sampling, sampling_of
 from .library import add_filters, add_rerank, filters_of, open_library
 from .output import as_json
-from .places import model_name, model_options
+from .places import BUNDLED, READER, model_name, model_options
 
 NO_MODEL = "none"
 
@@ -24,7 +24,7 @@ def run(argv: list[str]) -> int:
     parser = Parser("ask", "Answer a question from a library's documents, with citations.")
     parser.add_argument("question", nargs="+")
     add_library(parser)
-    add_model(parser, extra=f"; `{NO_MODEL}` quotes the documents without a model")
+    add_model(parser, READER, f"; `{NO_MODEL}` quotes the documents without a model")
     parser.add_argument("--mode", choices=MODES, default="auto", help="how to answer; default: %(default)s")
     parser.add_argument("-k", type=int, default=5, metavar="N", help="passages to answer from; default: %(default)s")
     add_abstain(parser)
@@ -35,7 +35,8 @@ def run(argv: list[str]) -> int:
     found = parser.parse(argv)
     with contextlib.ExitStack() as opened:
         library = opened.enter_context(open_library(found))
-        model = None if found.mode == "extract" else model_of(found, opened)
+        bundled = READER if found.mode in ("auto", "focus") else BUNDLED
+        model = None if found.mode == "extract" else model_of(found, opened, bundled)
         events = stream_answer(
             library,
             model,
@@ -58,10 +59,10 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def model_of(found: argparse.Namespace, opened: contextlib.ExitStack) -> Model | None:
+def model_of(found: argparse.Namespace, opened: contextlib.ExitStack, bundled: str = BUNDLED) -> Model | None:
     """The model that the options name, closed with `opened`; None where they want none."""
     if found.model == NO_MODEL:
         if getattr(found, "mode", "auto") not in ("auto", "extract"):
             raise BadInput(f"Answering by {found.mode} needs a model.", "Leave --model out, or choose --mode extract.")
         return None
-    return opened.enter_context(load(model_name(found.model), **model_options(found)))
+    return opened.enter_context(load(model_name(found.model, bundled), **model_options(found, bundled)))

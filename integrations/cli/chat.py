@@ -18,7 +18,7 @@ from .arguments import Parser, add_abstain, add_json, add_model, add_sampling, s
 from .ask import NO_MODEL, model_of
 from .library import open_library
 from .output import as_json, note, say
-from .places import model_name, model_options
+from .places import READER, model_name, model_options
 
 if TYPE_CHECKING:
     from ...rag import AnswerDelta, Library
@@ -37,7 +37,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--library", metavar="NAME|PATH", help="answer from the documents of this library, with sources"
     )
-    add_model(parser, extra=f"; with --library `{NO_MODEL}` quotes the documents without a model")
+    add_model(parser, extra=f"; with --library {READER}, and `{NO_MODEL}` quotes the documents without a model")
     add_abstain(parser)
     parser.add_argument("--system", metavar="TEXT", help="the system prompt; default: the model's own")
     add_sampling(parser)
@@ -69,7 +69,7 @@ def _about_documents(found: argparse.Namespace) -> int:
         )
     with contextlib.ExitStack() as opened:
         library = opened.enter_context(open_library(found))
-        model = model_of(found, opened)
+        model = model_of(found, opened, READER)
         options: dict[str, Any] = {"sampling": Sampling.of(sampling_of(found)), "abstain": found.abstain}
         if found.message and found.json:
             from ...rag import answer

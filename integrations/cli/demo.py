@@ -16,7 +16,7 @@ from .arguments import Parser, add_json, add_library, add_model
 from .ingest import show_report, synced
 from .library import open_library
 from .output import as_json, say
-from .places import BUNDLED, library_folder, model_name, model_options
+from .places import BUNDLED, READER, library_folder, model_name, model_options
 
 QUESTIONS = ("How large is the 7B model at Q4_K?", "自适应NTK把上下文扩展到多长？")
 PASSAGES = 3
@@ -29,7 +29,7 @@ def run(argv: list[str]) -> int:
     """Index and answer; everything on this machine."""
     parser = Parser("demo", "Index the manual, then answer one English and one Chinese question.")
     add_library(parser, default="demo")
-    add_model(parser)
+    add_model(parser, READER)
     add_json(parser)
     found = parser.parse(argv)
     started = time.monotonic()
@@ -39,7 +39,7 @@ def run(argv: list[str]) -> int:
         report = synced(library, [manual()])
         if not found.json:
             show_report(report)
-    chain = _chain(library_folder(found.library), model_name(found.model), model_options(found))
+    chain = _chain(library_folder(found.library), model_name(found.model, READER), model_options(found, READER))
     answers = [_answer(chain, question, quiet=found.json) for question in QUESTIONS]
     if found.json:
         as_json({"embedded": report.embedded, "answers": answers})

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 BUNDLED = "smollm2"
+READER = "smollm2-reader"
+"""The bundled model for questions about documents."""
 
 
 def library_folder(chosen: str) -> Path:
@@ -23,16 +25,16 @@ def library_folder(chosen: str) -> Path:
     return named(chosen)
 
 
-def model_name(chosen: str | None) -> str:
+def model_name(chosen: str | None, bundled: str = BUNDLED) -> str:
     """`--model`, else $HANPACA_MODEL, else the largest chat model that was pulled, else the bundled one."""
     name = chosen or os.environ.get("HANPACA_MODEL")
-    return name or pulled_chat_model() or BUNDLED
+    return name or pulled_chat_model() or bundled
 
 
-def model_options(found: argparse.Namespace) -> dict[str, Any]:
+def model_options(found: argparse.Namespace, bundled: str = BUNDLED) -> dict[str, Any]:
     """Options of `load` that the command line names."""
     threads = found.threads
-    if threads is None and model_name(found.model) == BUNDLED and not getattr(found, "many", False):
+    if threads is None and model_name(found.model, bundled) in (BUNDLED, READER) and not getattr(found, "many", False):
         # So small a model gains little from a second thread where it writes one answer, and loses much where other
         # programs run: its threads wait for each other hundreds of times for a token.
         threads = 1
