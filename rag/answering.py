@@ -174,7 +174,7 @@ class _Asking:
         """The best sentences of the first passages in a short prompt."""
         assert self.model is not None
         if self.model.reads and self.question != self.original:  # it was taught single questions
-            yield from self._not_sure(search)
+            yield from self._not_sure(search, self.words.single)
             return
         size = focus.READING if self.model.reads else focus.CHARACTERS
         shown = focus.focused(self.question, search.hits[: min(self.k, focus.PASSAGES)], search.weights, size)
@@ -198,12 +198,12 @@ class _Asking:
         if short is not None and short.sure:
             yield from self._extract(search, f"{short.text} [1]", short.source)
             return
-        yield from self._not_sure(search)
+        yield from self._not_sure(search, self.words.not_sure)
 
-    def _not_sure(self, search: Found) -> Iterator[Event]:
+    def _not_sure(self, search: Found, why: str) -> Iterator[Event]:
         """Quotations, where a reader's words would be a guess."""
         assert self.model is not None
-        self.notes.append(self.words.not_sure.format(model=self.model.name))
+        self.notes.append(why.format(model=self.model.name))
         self.mode = "extract"
         yield from self._extract(search)
 
@@ -347,7 +347,10 @@ def _check_reader(model: ChatModel | None, mode: str, sampling: Sampling) -> Non
     if model is None or not model.reads:
         return
     if mode in ("stuff", "refine", "map_reduce"):
-        raise BadInput(f"{model.name} reads a few sentences: it cannot answer by {mode}.", "Use focus, or extract.")
+        raise BadInput(
+            f"{model.name} reads a few sentences: it cannot answer by {mode}.",
+            "Use focus or extract, or another model.",
+        )
     if sampling.grammar is not None or sampling.json_schema is not None:
         raise BadInput(f"{model.name} answers in the sources' words, in no other form.", "Use a chat model.")
 

@@ -55,10 +55,12 @@ class OwnEmbedder:
 
     def replace(self, embedder: str | Embedder | None) -> None:
         """Drop every vector, for another embedder to make them anew; None keeps the one there is."""
-        self._given = self._given if embedder is None else embedder
-        chosen = self._chosen
-        self._embedder = load_embedder(chosen) if isinstance(chosen, str) else chosen
-        self._queries.clear()
+        chosen = self._chosen if embedder is None else embedder
+        loaded = load_embedder(chosen) if isinstance(chosen, str) else chosen
+        with self._lock:
+            self._given = self._given if embedder is None else embedder
+            self._embedder = loaded
+            self._queries.clear()
         with self._store.write() as writing:
             writing.execute("INSERT INTO outbox (passage, added) SELECT passage, 0 FROM vectors")
             writing.execute("DELETE FROM vectors")

@@ -6,11 +6,17 @@ A small model that copies loses its place; held to the text it cannot. Knows no 
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 _OPENING = frozenset("《〈「『“‘\"'（([【")
+_SIGNS, _MINUS = frozenset("+-−±$¥￥€£"), frozenset("-−")
+"""What a number may begin with, and what it cannot be without."""
+_IN_NUMBERS, _IN_WORDS = frozenset(".,:．，：/"), frozenset("'’\u00ad-")
 _GAP = "…"
 """Stands between sentences of a source that do not follow one another."""
+_CHINESE = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
 def grammar(sources: Sequence[str], absent: str) -> str:
@@ -32,7 +38,7 @@ def _rules(number: int, text: str) -> Iterator[str]:
             continue
         yield f"at-{number}-{place} ::= {_literal(character)} after-{number}-{place}"
         goes_on = place + 1 < len(text) and _stands(text[place + 1])
-        ends = not goes_on or (not _inside(text, place + 1) and not character.isspace())
+        ends = not goes_on or (not inside(text, place + 1) and not character.isspace())
         following = [f"at-{number}-{place + 1}"] * goes_on + ['""'] * ends
         yield f"after-{number}-{place} ::= {' | '.join(following)}"
 
@@ -42,17 +48,44 @@ def _starts(text: str) -> list[int]:
     return [
         place
         for place, character in enumerate(text)
-        if (character.isalnum() or character in _OPENING) and not _inside(text, place)
+        if (character.isalnum() or character in _OPENING or _signs(text, place)) and not inside(text, place)
     ]
 
 
-def _inside(text: str, place: int) -> bool:
-    """Whether a word in letters or a number goes through here."""
-    return 0 < place < len(text) and _joins(text[place - 1]) and _joins(text[place])
+def inside(text: str, place: int) -> bool:
+    """Whether a word in letters or a number goes through the boundary before `place`: 13,011, -5, don't, Müller.
+
+    Chinese characters are words of their own.
+    """
+    if not 0 < place < len(text):
+        return False
+    left, right = text[place - 1], text[place]
+    if _joins(left) and _joins(right):
+        return True
+    if left in _MINUS and right.isdigit() and _signs(text, place - 1):
+        return True
+    return _within(text, place - 1) or _within(text, place)
+
+
+def _within(text: str, place: int) -> bool:
+    """Whether a mark stands in the middle of a number or a word."""
+    before, mark, after = text[max(0, place - 1) : place], text[place], text[place + 1 : place + 2]
+    if mark in _IN_NUMBERS and before.isdigit() and after.isdigit():
+        return True
+    return mark in _IN_WORDS and before.isalpha() and after.isalpha() and _joins(before) and _joins(after)
+
+
+def _signs(text: str, place: int) -> bool:
+    """Whether a sign stands in front of a number."""
+    if text[place] not in _SIGNS or not text[place + 1 : place + 2].isdigit():
+        return False
+    return place == 0 or not text[place - 1].isalnum()
 
 
 def _joins(character: str) -> bool:
-    return character.isascii() and character.isalnum()
+    """Whether a character goes on without a boundary: letters but Chinese ones, digits, and marks on letters."""
+    whole = character.isalnum() or unicodedata.category(character).startswith("M")
+    return whole and not _CHINESE.match(character)
 
 
 def _stands(character: str) -> bool:

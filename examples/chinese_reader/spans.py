@@ -113,7 +113,7 @@ def pair(sentence: str, title: str, chance: random.Random) -> tuple[str, str] | 
 
 
 def examples(documents: list[dict[str, Any]], chance: random.Random) -> Iterator[dict[str, Any]]:
-    """A prompt of every second sentence or so: its sources, its question, and a few more of what the sources say."""
+    """A prompt of every third sentence or so: its sources, its question, and a few more of what the sources say."""
     texts = [(row, [row["text"][a:b] for a, b in sentences(row["text"])]) for row in documents]
     for row, lines in texts:
         for number, line in enumerate(lines):

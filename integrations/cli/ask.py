@@ -24,7 +24,11 @@ def run(argv: list[str]) -> int:
     parser = Parser("ask", "Answer a question from a library's documents, with citations.")
     parser.add_argument("question", nargs="+")
     add_library(parser)
-    add_model(parser, READER, f"; `{NO_MODEL}` quotes the documents without a model")
+    add_model(
+        parser,
+        READER,
+        f" ({BUNDLED} for other modes than auto and focus); `{NO_MODEL}` quotes without a model",
+    )
     parser.add_argument("--mode", choices=MODES, default="auto", help="how to answer; default: %(default)s")
     parser.add_argument("-k", type=int, default=5, metavar="N", help="passages to answer from; default: %(default)s")
     add_abstain(parser)

@@ -37,7 +37,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--library", metavar="NAME|PATH", help="answer from the documents of this library, with sources"
     )
-    add_model(parser, extra=f"; with --library {READER}, and `{NO_MODEL}` quotes the documents without a model")
+    add_model(parser, extra=f" ({READER} with --library, where `{NO_MODEL}` quotes the documents without a model)")
     add_abstain(parser)
     parser.add_argument("--system", metavar="TEXT", help="the system prompt; default: the model's own")
     add_sampling(parser)

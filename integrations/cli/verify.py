@@ -25,12 +25,13 @@ def run(argv: list[str]) -> int:
             verify(place, checksum=not found.no_checksum, on_progress=lambda done, total: show(done, total, ""))
             for place in _places(found.path)
         ]
+    ok = all(report.ok for report in (model, *adapters))
     if found.json:
-        as_json(_plain(model) | {"adapters": [_plain(report) for report in adapters]})
+        as_json(_plain(model) | {"ok": ok, "adapters": [_plain(report) for report in adapters]})
     else:
         for report in (model, *adapters):
             _print(str(report.path), report.facts, report.problems)
-    return 0 if all(report.ok for report in (model, *adapters)) else 1
+    return 0 if ok else 1
 
 
 def _places(name: str) -> list[str]:

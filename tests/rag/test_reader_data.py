@@ -43,7 +43,7 @@ def module(name: str) -> ModuleType:
 
 
 def test_an_answer_stands_in_the_source_that_it_names(recipe: ModuleType, library: Library) -> None:
-    first, *_ = recipe.examples(library, ROW, NAMES)
+    first, *_ = recipe.examples(library, ROW, NAMES, [ROW])
     *_, asked, answer = first["messages"]
     text, number = answer["content"].removesuffix("]").split("[")
     assert text == "三百三十三米" and asked["content"].endswith("问题：东京塔高多少米？")
@@ -51,17 +51,29 @@ def test_an_answer_stands_in_the_source_that_it_names(recipe: ModuleType, librar
     assert text in line
 
 
+def test_other_questions_of_the_same_sources_follow(recipe: ModuleType, library: Library) -> None:
+    others = [
+        ROW | {"id": "q-2", "question": "高度是？", "answers": ["三百三十三"]},
+        ROW | {"id": "q-3", "question": "不在？", "answers": ["六百米高"]},
+        ROW | {"id": "q-4", "question": "太短？", "answers": ["三百"]},
+    ]
+    first, *_ = recipe.examples(library, ROW, NAMES, [ROW, *others])
+    *_, answer, further, second = first["messages"]
+    assert (further["content"], second["content"].partition("[")[0]) == ("问题：高度是？", "三百三十三")
+    assert answer["content"].startswith("三百三十三米["), "neither the same nor an unsure one"
+
+
 def test_a_question_without_its_passages_has_no_answer(recipe: ModuleType, library: Library) -> None:
     rows = [ROW | {"id": f"q-{n}"} for n in range(40)]
-    made = [example for row in rows for example in recipe.examples(library, row, NAMES)]
+    made = [example for row in rows for example in recipe.examples(library, row, NAMES, [])]
     absent = [one for one in made if one["messages"][-1]["content"] == CHINESE.absent]
     assert 0 < len(absent) < 40 and all("三百三十三米" not in str(one["messages"][:-1]) for one in absent)
-    again = [list(recipe.examples(library, rows[3], NAMES)) for _ in range(2)]
+    again = [list(recipe.examples(library, rows[3], NAMES, [])) for _ in range(2)]
     assert again[0] == again[1], "always the same"
 
 
 def test_nothing_of_other_documents_is_shown(recipe: ModuleType, library: Library) -> None:
-    made = [str(one) for one in recipe.examples(library, ROW, {"日本"})]
+    made = [str(one) for one in recipe.examples(library, ROW, {"日本"}, [])]
     assert made and not any(word in one for one in made for word in ("巴黎", "Peru", "Chile"))
 
 
@@ -89,11 +101,14 @@ def test_questions_without_a_teacher_have_their_answer_in_the_named_source(spans
     text = "".join(f"第{n}座大桥于{1900 + n}年在城市{n}建成，全长{500 + n}米，两岸的居民都来庆祝。" for n in range(60))
     document = {"id": "桥", "doc_id": "桥", "title": "大桥", "lang": "zh-Hans", "text": text}
     made = list(spans.examples([document] * 3, random.Random(1)))
-    absent = [one for one in made if one["messages"][-1]["content"] == CHINESE.absent]
-    assert len(made) > 60 and 0.05 < len(absent) / len(made) < 0.3
+    first = [one["messages"][2]["content"] for one in made]
+    assert len(made) > 30 and 0.05 < first.count(CHINESE.absent) / len(made) < 0.3
+    assert any(len(one["messages"]) > 3 for one in made)
     for one in made:
-        *_, asked, answer = one["messages"]
-        *sources, _, question = asked["content"].split("\n")
-        if one not in absent:
-            text, number = answer["content"].removesuffix("]").rsplit("[", 1)
-            assert text in sources[int(number) - 1] and text not in question
+        system, prompt, *_ = one["messages"]
+        sources = prompt["content"].split("\n\n")[0].split("\n")
+        for asked, answer in zip(one["messages"][1::2], one["messages"][2::2], strict=True):
+            if answer["content"] != CHINESE.absent:
+                text, number = answer["content"].removesuffix("]").rsplit("[", 1)
+                assert text in sources[int(number) - 1] and text not in asked["content"].split("\n")[-1]
+        assert system["role"] == "system"

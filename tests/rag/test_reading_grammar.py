@@ -11,7 +11,10 @@ from hanpaca.core.engines.grammar import check
 from hanpaca.rag.prompts import CHINESE
 from hanpaca.rag.reading_grammar import grammar
 
-TEXTS = ("乙生于 1902 年，卒于1950年。 … 《诗集》有三卷。", "The party of 1902 met in “Old Hall”.")
+TEXTS = (
+    "乙生于 1902 年，卒于1950年。 … 《诗集》有三卷。", "The party of 1902 met in “Old Hall”.",
+    "Müller didn't pay $13,011.50 at -5 degrees, 1990-1995; ２０２０年。",
+)  # fmt: skip
 
 
 def accepts(written: str, said: str) -> bool:
@@ -37,10 +40,13 @@ def accepts(written: str, said: str) -> bool:
 
 POSSIBLE = (
     "1902[1]", "1902 年[1]", "乙生于 1902 年，卒于1950年。[1]", "《诗集》[1]", "三[1]", "of 1902[2]", "“Old Hall”[2]",
+    "Müller[3]", "$13,011.50[3]", "13,011.50[3]", "-5 degrees[3]", "1995[3]", "1990-1995[3]", "didn't[3]",
+    "２０２０年[3]",
     CHINESE.absent,
 )  # fmt: skip
 IMPOSSIBLE = (
     "", "[1]", "1902", "1902[2]年", "190[1]", "902[1]", "part[2]", "The [2]", " party[2]", "，卒[1]", "1951年[1]",
+    "13[3]", "13,011[3]", "011.50[3]", "5 degrees[3]", "ller[3]", "M[3]", "t pay[3]", "２０[3]",
     "年。 … 《诗集》[1]", "…[1]", "三[2]", "资料中没有", CHINESE.absent + "[1]",
 )  # fmt: skip
 

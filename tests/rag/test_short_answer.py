@@ -50,8 +50,14 @@ def test_a_sure_answer_stands_over_the_sentence_that_holds_it(library: Library) 
 
 def test_a_reader_is_asked_greedily_and_for_its_log_probabilities(library: Library) -> None:
     model = Reader("巴黎[1]")
-    answer(library, model, QUESTION, sampling={"temperature": 0.9, "max_tokens": 50})
+    answer(
+        library,
+        model,
+        QUESTION,
+        sampling={"temperature": 0.9, "max_tokens": 50, "stop": ["巴"], "presence_penalty": 1.5},
+    )
     asked = model.samplings[0]
+    assert (asked.stop, asked.presence_penalty) == ((), 0) and f'"{CHINESE.absent}"' in str(asked.grammar)
     assert (asked.temperature, asked.repetition_penalty, asked.logprobs, asked.max_tokens) == (0, 1, 0, 50)
 
 
@@ -107,6 +113,12 @@ def test_the_named_source_comes_first_and_a_wrong_number_does_no_harm() -> None:
     assert short_answer.read(said("1903年[2]", -0.1), shown) is None
 
 
+def test_a_footnote_mark_is_no_source_and_no_obstacle() -> None:
+    passage = hit("他生于1902年[3]，卒于巴黎。")
+    found = short_answer.read(said("1902年(3)，卒于巴黎[1]", -0.1), [(passage, passage.text)])
+    assert found is not None and passage.text[found.source.start : found.source.end] == passage.text
+
+
 def test_words_across_two_sentences_are_placed_in_both() -> None:
     passage = hit(TEXT)
     found = short_answer.read(said("卒于1950年。丙也生于1902年[1]", -0.1), [(passage, TEXT)])
@@ -137,6 +149,7 @@ def test_a_follow_up_is_quoted(library: Library) -> None:
     history = [Message("user", QUESTION), Message("assistant", "巴黎 [1]")]
     found = answer(library, model, "那日本呢？", history=history)
     assert (found.mode, model.asked) == ("extract", [])
+    assert CHINESE.single.format(model="scripted") in found.notes
 
 
 @pytest.mark.parametrize(
