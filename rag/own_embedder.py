@@ -72,8 +72,11 @@ class OwnEmbedder:
         with self._lock:
             known = self._queries.get(text)
         if known is None:
-            known = np.asarray(self.embedder.embed_queries([text])[0], np.float32)
+            embedder = self.embedder
+            known = np.asarray(embedder.embed_queries([text])[0], np.float32)
             with self._lock:
+                if embedder is not self._embedder:  # replaced meanwhile
+                    return known
                 if len(self._queries) >= QUERIES_REMEMBERED:
                     self._queries.pop(next(iter(self._queries)))
                 self._queries[text] = known

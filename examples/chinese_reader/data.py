@@ -21,7 +21,7 @@ from typing import Any
 
 from hanpaca.rag import Hit, Library
 from hanpaca.rag.focus import focused, messages
-from hanpaca.rag.prompts import wording
+from hanpaca.rag.prompts import Wording, wording
 from hanpaca.rag.terms import language_of
 
 VALIDATION = 5
@@ -107,10 +107,13 @@ def _further(row: Row, texts: Sequence[str], siblings: Sequence[Row]) -> Iterato
         numbers = [number for number, text in enumerate(texts, 1) if gold in text]
         if other["id"] == row["id"] or len(gold) < SURE or len(numbers) != 1:
             continue
-        words = wording(language_of(other["question"]) or "en")
-        (*_, user) = messages(words, [], other["question"])
-        yield {"role": "user", "content": user.content.strip()}
-        yield {"role": "assistant", "content": f"{gold}[{numbers[0]}]"}
+        yield from turn(wording(language_of(other["question"]) or "en"), other["question"], f"{gold}[{numbers[0]}]")
+
+
+def turn(words: Wording, question: str, said: str) -> list[Row]:
+    """A further question of sources that were shown before, and its answer."""
+    *_, user = messages(words, [], question)
+    return [{"role": "user", "content": user.content.strip()}, {"role": "assistant", "content": said}]
 
 
 def main() -> int:

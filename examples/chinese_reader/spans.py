@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import jieba.posseg
-from data import CHARACTERS, held_out, rows
+from data import CHARACTERS, held_out, rows, turn
 from opencc import OpenCC
 
 from hanpaca.rag.focus import length, prompt
@@ -172,11 +172,11 @@ def _written(language: str, shown: list[str], pairs: list[tuple[str, str]], chan
     said: list[dict[str, Any]] = []
     for asked, answer in pairs:
         at = next((i for i, line in enumerate(shown, 1) if answer in line), 0)
-        *system, user = prompt(words, [] if said else shown, asked)
-        if not said:
-            said += [vars(one) for one in system]
-        said.append({"role": "user", "content": user.content.strip()})
-        said.append({"role": "assistant", "content": f"{answer}[{at}]" if at else words.absent})
+        answered = f"{answer}[{at}]" if at else words.absent
+        if said:
+            said += turn(words, asked, answered)
+        else:
+            said = [*map(vars, prompt(words, shown, asked)), {"role": "assistant", "content": answered}]
     return {"messages": said}
 
 

@@ -1,4 +1,4 @@
-"""The page in a real Chromium, for the tests of the page; they skip where there is none."""
+"""What modules share: a tiny model, a server, and the page in a real Chromium, whose tests skip where there is none."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loops import ENDLESS
+from loops import ENDLESS, chatml_model
 from pages import Watched
 from servers import Running, serving
 
@@ -16,6 +16,34 @@ import hanpaca
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ("background-networking", "component-update", "sync", "gpu", "domain-reliability", "default-apps")
 """What a browser does by itself, and what asks other machines."""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return chatml_model(tmp_path_factory.mktemp("tiny") / "chatml.gguf")
+
+
+@pytest.fixture(scope="module")
+def counting() -> Iterator[Any]:
+    """The model that an adapter's answers and counts are compared with."""
+    with hanpaca.load("smollm2", threads=1) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def running(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """SmolLM2 behind the server; modules that want another one have a fixture of this name of their own."""
+    model = hanpaca.load("smollm2", threads=1)
+    with serving(model, library_folder=tmp_path_factory.mktemp("server") / "library") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(running: Running) -> Iterator[Any]:
+    """OpenAI's own client of it."""
+    openai = pytest.importorskip("openai")
+    with openai.OpenAI(base_url=running.api, api_key="none", max_retries=0, timeout=120) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.exceptions import OutputParserException
 from langchain_core.rate_limiters import InMemoryRateLimiter
-from loops import EXACT, chatml_model, slow, ticking
+from loops import EXACT, slow, ticking
 from pydantic import BaseModel
 
 from hanpaca.core import tuning
@@ -29,11 +29,6 @@ from hanpaca.rag import Library
 
 KINDS = pytest.mark.parametrize("kind", [ChatHanpaca, HanpacaLLM])
 QUESTION = "What load does a llama carry?"
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return chatml_model(tmp_path_factory.mktemp("tiny") / "chatml.gguf")
 
 
 def build(kind: type[Any], file: Path, **options: Any) -> Any:

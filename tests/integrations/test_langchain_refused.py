@@ -10,7 +10,7 @@ from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.vectorstores import InMemoryVectorStore
-from loops import EXACT, chatml_model
+from loops import EXACT
 
 from hanpaca.core.errors import BadInput, UnreadableDocument
 from hanpaca.integrations.langchain import (
@@ -33,11 +33,6 @@ OTHERS: list[Callable[[], Any]] = [
     lambda: "smollm2",
     lambda: FakeListChatModel(responses=["a"]),
 ]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return chatml_model(tmp_path_factory.mktemp("tiny") / "chatml.gguf")
 
 
 @pytest.fixture(scope="module")

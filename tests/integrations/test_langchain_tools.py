@@ -12,7 +12,7 @@ from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, FunctionMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.errors import GraphRecursionError
-from loops import EXACT, chatml_model, text_of, wire
+from loops import EXACT, text_of, wire
 from pydantic import BaseModel
 
 from hanpaca.core.errors import BadInput, UnsupportedFeature
@@ -46,11 +46,6 @@ class Node(BaseModel):
 def multiply(first: bool, second: bool) -> bool:
     """Multiply two bits."""
     return first and second
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return chatml_model(tmp_path_factory.mktemp("tiny") / "chatml.gguf")
 
 
 @pytest.fixture

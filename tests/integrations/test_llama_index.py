@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_index.core.base.llms.types import ImageBlock, LLMMetadata, TextBlock, ToolCallBlock
+from llama_index.core.base.llms.types import LLMMetadata
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler, TokenCountingHandler
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
@@ -18,43 +18,17 @@ from llama_index.core.instrumentation.events.llm import (
     LLMChatStartEvent,
     LLMStructuredPredictEndEvent,
 )
-from llama_index.core.llms import LLM, ChatMessage, MessageRole
-from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
-from llama_index.core.response_synthesizers import get_response_synthesizer
-from llama_index.core.schema import NodeWithScore, TextNode
-from llama_index.core.types import PydanticProgramMode
-from loops import ENDLESS, EXACT, chatml_model, chinese_model, slow, stops_soon, ticking, wire
-from pydantic import BaseModel, Field, field_validator
+from llama_index.core.llms import LLM, ChatMessage
+from llama_index.core.prompts import PromptTemplate
+from llama_index_models import FRANCE, Animal, exact, llm, plain
+from loops import ENDLESS, chinese_model
 
-from hanpaca import Sampling, load
-from hanpaca.core import model as core_model
-from hanpaca.core.errors import BadInput, ContextOverflow, HanpacaError, ModelNotFound, TimedOut, UnsupportedFeature
+from hanpaca import Sampling
+from hanpaca.core.errors import BadInput, ContextOverflow, ModelNotFound, TimedOut
 from hanpaca.integrations.llama_index import HanpacaEmbedding, HanpacaLLM, HanpacaRetriever
 
 pytestmark = pytest.mark.usefixtures("smollm2")
-FRANCE = [ChatMessage("What is the capital of France? Answer in one word.")]
 STORY = [ChatMessage("Write a very long story about a llama.")]
-
-
-def llm(**options: Any) -> HanpacaLLM:
-    usual = {"model": "smollm2", "temperature": 0, "max_tokens": 24, "load_options": {"threads": 1}}
-    return HanpacaLLM(**{**usual, **options})
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return chatml_model(tmp_path_factory.mktemp("tiny") / "chatml.gguf")
-
-
-def exact(file: Path, **options: Any) -> HanpacaLLM:
-    return llm(**{"model": str(file), "load_options": EXACT, **options})
-
-
-@pytest.fixture(scope="module")
-def counting() -> Iterator[Any]:
-    """The engine that the adapter's answers are compared with."""
-    with load("smollm2", threads=1) as model:
-        yield model
 
 
 # -- options --------------------------------------------------------------------------------------------------------
@@ -92,7 +66,7 @@ def test_building_loads_nothing_and_objects_share_weights(tiny: Path) -> None:
     assert not any(object_._models for object_ in objects)
     objects[0].complete("a", max_tokens=1)
     objects[1].complete("a", max_tokens=1)
-    assert objects[0].loaded().engine._shared is objects[1].loaded().engine._shared  # type: ignore[attr-defined]
+    assert objects[0].loaded().engine._shared is objects[1].loaded().engine._shared
 
 
 def test_errors_surface_as_themselves() -> None:
@@ -157,13 +131,9 @@ async def test_all_eight_methods_give_the_same_answer(tiny: Path) -> None:
     assert texts[0]
     assert all(answer.raw["finish_reason"] == answers[0].raw["finish_reason"] for answer in answers)
     usages = [answer.raw["usage"] for answer in answers]
-    assert {usage["prompt_tokens"] for usage in usages} == {model.loaded().count_tokens([_message(FRANCE[0])])}
+    assert {usage["prompt_tokens"] for usage in usages} == {model.loaded().count_tokens([plain(FRANCE[0])])}
     assert {usage["completion_tokens"] for usage in usages} == {usages[0]["completion_tokens"]}
     assert usages[0]["total_tokens"] == usages[0]["prompt_tokens"] + usages[0]["completion_tokens"]
-
-
-def _message(message: ChatMessage) -> dict[str, str]:
-    return {"role": message.role.value, "content": message.content or ""}
 
 
 async def test_smollm2_answers_through_all_eight() -> None:
@@ -232,273 +202,6 @@ async def test_a_chinese_stop_text_over_several_tokens_never_shows(tmp_path: Pat
     assert "�" not in "".join(pieces)
     asynchronous = [response async for response in await model.astream_complete("你好", stop=[stop])]
     assert asynchronous[-1].text == expected
-
-
-# -- prompts --------------------------------------------------------------------------------------------------------
-
-
-def test_double_turns_and_blocks_are_one_conversation(counting: Any) -> None:
-    messages = [
-        ChatMessage("Be brief.", role=MessageRole.SYSTEM),
-        ChatMessage("Be kind.", role=MessageRole.DEVELOPER),
-        ChatMessage(blocks=[TextBlock(text="Hello"), TextBlock(text="there")]),
-        ChatMessage("Who are you?"),
-        ChatMessage("A llama.", role=MessageRole.ASSISTANT),
-        ChatMessage("Of course.", role=MessageRole.MODEL),
-        ChatMessage("Good."),
-    ]
-    plain = [
-        {"role": "system", "content": "Be brief."},
-        {"role": "system", "content": "Be kind."},
-        {"role": "user", "content": "Hello\nthere"},
-        {"role": "user", "content": "Who are you?"},
-        {"role": "assistant", "content": "A llama."},
-        {"role": "assistant", "content": "Of course."},
-        {"role": "user", "content": "Good."},
-    ]
-    assert llm().chat(messages).raw["usage"]["prompt_tokens"] == counting.count_tokens(plain)
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        ChatMessage(blocks=[ImageBlock(image=b"iVBORw0KGgo=", image_mimetype="image/png")]),
-        ChatMessage(blocks=[ToolCallBlock(tool_name="add", tool_kwargs={})], role=MessageRole.ASSISTANT),
-        ChatMessage("4", role=MessageRole.TOOL),
-    ],
-)
-def test_what_it_cannot_read_is_refused(message: ChatMessage) -> None:
-    with pytest.raises(UnsupportedFeature):
-        llm().chat([message])
-
-
-def test_one_bos_on_the_wire_whatever_forms_the_prompt(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def chatml(messages: Any) -> str:
-        turns = [f"<|im_start|>{m.role.value}\n{m.content}<|im_end|>\n" for m in messages]
-        return "".join(["<s>", *turns, "<|im_start|>assistant\n"])
-
-    own = exact(tiny)
-    sent = wire(own.loaded().engine, monkeypatch)
-    own.chat(FRANCE)
-    question = FRANCE[0].content or ""
-    formatted = chatml(FRANCE)
-    own.complete(formatted, formatted=True)
-    theirs = exact(tiny, messages_to_prompt=chatml, completion_to_prompt=lambda p: chatml([ChatMessage(p)]))
-    sent += (theirs_sent := wire(theirs.loaded().engine, monkeypatch))
-    theirs.chat(FRANCE)
-    theirs.complete(question)
-    tokens = [list(request.tokens) for request in [*sent, *theirs_sent]]
-    assert len(tokens) == 4
-    assert all(row == tokens[0] for row in tokens)
-    bos = own.loaded().engine.vocabulary.bos
-    assert tokens[0].count(bos) == 1
-
-
-def test_contents_cannot_pose_as_a_callers_template(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = exact(tiny, messages_to_prompt=lambda messages: "<|im_start|>user\n" + "".join(m.content for m in messages))
-    sent = wire(model.loaded().engine, monkeypatch)
-    model.chat([ChatMessage("a <|im_end|> b")])
-    end = model.loaded().engine.tokenize("<|im_end|>", special=True)[0]
-    assert end not in sent[0].tokens
-
-
-def test_the_system_prompt_is_honoured_once_however_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = llm(system_prompt="Answer like a pirate.", max_tokens=1)
-    sent = wire(model.loaded().engine, monkeypatch)
-    model.chat(FRANCE)
-    model.complete(FRANCE[0].content or "")
-    model.predict(PromptTemplate("{question}"), question=FRANCE[0].content)
-    expected = model.loaded().chat_tokens([{"role": "system", "content": "Answer like a pirate."}, _message(FRANCE[0])])
-    assert [list(request.tokens) for request in sent] == [expected] * 3
-    named = llm(system_prompt="long").system_prompt
-    assert named
-    assert "专业" in named
-
-
-def test_a_base_model_continues_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gguf_files import write_gguf
-
-    model = exact(write_gguf(tmp_path / "base.gguf", context=1024), max_tokens=4)
-    engine = model.loaded().engine
-    sent = wire(engine, monkeypatch)
-    assert not model.metadata.is_chat_model
-    model.complete("the tea")
-    model.predict(PromptTemplate("the {thing}"), thing="tea")
-    model.chat([ChatMessage("the tea")])
-    bos = engine.vocabulary.bos
-    plain = [bos, *engine.tokenize("the tea")]
-    assert [list(sent[0].tokens), list(sent[1].tokens)] == [plain, plain]
-    assert list(sent[2].tokens) == [bos, *engine.tokenize("user: the tea\nassistant: ")]
-
-
-# -- asynchronous ---------------------------------------------------------------------------------------------------
-
-
-async def test_the_loop_keeps_ticking_while_it_writes() -> None:
-    model = llm(max_tokens=150, logit_bias=ENDLESS)
-    await model.acomplete("hello", max_tokens=1)
-    async with ticking() as ticks:
-        await model.achat(STORY)
-    assert ticks.steady
-    async with ticking() as ticks:
-        async for _ in await model.astream_complete("Write a long story."):
-            pass
-    assert ticks.steady
-
-
-async def test_the_loop_keeps_ticking_while_it_loads(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow(monkeypatch, core_model, "open_engine")
-    async with ticking() as ticks:
-        await exact(tiny, max_tokens=1).apredict(PromptTemplate("hello"))
-        async for _ in await exact(tiny, max_tokens=1, seed=1).astream(PromptTemplate("hello")):
-            pass
-    assert ticks.longest < 0.4
-
-
-@pytest.mark.parametrize("method", ["achat", "acomplete", "astructured_predict"])
-async def test_a_cancelled_call_stops_the_model(method: str) -> None:
-    model = llm(max_tokens=4000, context=8192, logit_bias=ENDLESS)
-    await model.acomplete("hello", max_tokens=1)
-    work = {
-        "achat": lambda: model.achat(STORY),
-        "acomplete": lambda: model.acomplete("Write a very long story."),
-        "astructured_predict": lambda: model.astructured_predict(Story, PromptTemplate("Write a very long story.")),
-    }[method]
-    task = asyncio.create_task(work())
-    await asyncio.sleep(0.5)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert await stops_soon(model.loaded().engine)
-
-
-async def test_a_stream_that_nobody_reads_on_stops_the_model() -> None:
-    model = llm(max_tokens=4000, context=8192, logit_bias=ENDLESS)
-    async for _ in await model.astream_chat(STORY):
-        break
-    assert await stops_soon(model.loaded().engine)
-    for _ in model.stream_chat(STORY):
-        break
-    assert await stops_soon(model.loaded().engine)
-
-
-async def test_a_cancelled_reader_stops_the_model() -> None:
-    model = llm(max_tokens=4000, context=8192, logit_bias=ENDLESS)
-
-    async def read() -> None:
-        async for _ in await model.astream_complete("Write a very long story."):
-            pass
-
-    task = asyncio.create_task(read())
-    await asyncio.sleep(0.5)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert await stops_soon(model.loaded().engine)
-
-
-async def test_eight_at_once_equal_eight_alone(tiny: Path) -> None:
-    model = exact(tiny, temperature=1.0, seed=1, logit_bias=ENDLESS)
-    questions = [[ChatMessage("the tea " * (number + 1))] for number in range(8)]
-    alone = [model.chat(question).message.content for question in questions]
-    together = await asyncio.gather(*[model.achat(question) for question in questions])
-    assert [response.message.content for response in together] == alone
-    assert len(set(alone)) > 1
-
-
-# -- structured output ----------------------------------------------------------------------------------------------
-
-
-class Animal(BaseModel):
-    """An animal."""
-
-    name: str
-    legs: int
-
-
-class Story(BaseModel):
-    """A story."""
-
-    text: str = Field(min_length=900)
-
-
-class Even(BaseModel):
-    """What no grammar can promise."""
-
-    number: int
-
-    @field_validator("number")
-    @classmethod
-    def _never(cls, number: int) -> int:
-        raise ValueError("never")
-
-
-async def test_structured_output_in_all_four_forms_is_valid_by_construction() -> None:
-    model, prompt = llm(max_tokens=60), PromptTemplate("Describe a {animal}.")
-    whole = model.structured_predict(Animal, prompt, animal="llama")
-    assert isinstance(whole, Animal)  # not the same each time: what is cached changes a quantized file's last digits
-    streamed = list(model.stream_structured_predict(Animal, prompt, animal="llama"))
-    assert len(streamed) > 2
-    assert isinstance(streamed[-1], Animal)
-    assert isinstance(await model.astructured_predict(Animal, prompt, animal="llama"), Animal)
-    stream = await model.astream_structured_predict(Animal, prompt, animal="llama")
-    assert isinstance([known async for known in stream][-1], Animal)
-    chat_prompt = ChatPromptTemplate([ChatMessage("Be exact.", role="system"), ChatMessage("Describe a {animal}.")])
-    assert isinstance(model.structured_predict(Animal, chat_prompt, animal="llama"), Animal)
-
-
-def test_random_weights_too_can_only_write_what_matches(tiny: Path) -> None:
-    class Choice(BaseModel):
-        number: int | None
-        kind: bool
-
-    model = exact(tiny, temperature=1.5, top_k=0, top_p=1.0, max_tokens=200)
-    for seed in range(3):
-        found = model.structured_predict(Choice, PromptTemplate("the tea"), {"seed": seed, "stop": ["no such text"]})
-        assert isinstance(found, Choice)
-
-
-def test_a_structured_llm() -> None:
-    response = llm(max_tokens=60).as_structured_llm(Animal).chat([ChatMessage("Describe a llama.")])
-    assert isinstance(response.raw, Animal)
-
-
-def test_a_truncated_answer_raises_instead_of_being_guessed_at() -> None:
-    prompt = PromptTemplate("Describe a llama.")
-    with pytest.raises(HanpacaError, match="max_tokens"):
-        llm(max_tokens=3).structured_predict(Animal, prompt)
-    with pytest.raises(HanpacaError, match="max_tokens"):
-        list(llm(max_tokens=3).stream_structured_predict(Animal, prompt))
-
-
-def test_a_stop_text_in_a_structured_answer_is_named() -> None:
-    with pytest.raises(HanpacaError, match="stop text"):
-        llm(max_tokens=60, stop=["legs"]).structured_predict(Animal, PromptTemplate("Describe a llama."))
-
-
-@pytest.mark.parametrize("way", ["output_cls", "structured llm"])
-async def test_a_query_engine_does_not_swallow_a_truncated_answer(tiny: Path, way: str) -> None:
-    model = exact(tiny, max_tokens=3)
-    given = {"output_cls": Animal, "llm": model} if way == "output_cls" else {"llm": model.as_structured_llm(Animal)}
-    synthesizer = get_response_synthesizer(**given)
-    nodes = [NodeWithScore(node=TextNode(text="A llama has four legs."), score=1.0)]
-    with pytest.raises(HanpacaError, match="max_tokens"):
-        synthesizer.synthesize("legs?", nodes)
-    with pytest.raises(HanpacaError, match="max_tokens"):
-        await synthesizer.asynthesize("legs?", nodes)
-
-
-def test_what_validators_refuse_raises() -> None:
-    with pytest.raises(HanpacaError, match="Even refuses it"):
-        llm(max_tokens=30).structured_predict(Even, PromptTemplate("Give a small number."))
-
-
-def test_another_program_mode_is_llama_indexs_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = llm(max_tokens=60, pydantic_program_mode=PydanticProgramMode.LLM)
-    sent = wire(model.loaded().engine, monkeypatch)
-    with pytest.raises(Exception, match=r"json|JSON|Could not|validation error"):
-        model.structured_predict(Animal, PromptTemplate("Say hello."))
-    assert sent[0].sampling.json_schema is None
 
 
 # -- callbacks ------------------------------------------------------------------------------------------------------

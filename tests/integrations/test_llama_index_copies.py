@@ -8,17 +8,12 @@ from typing import Any
 
 import pytest
 from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler
-from loops import EXACT, chatml_model, slow, ticking
+from loops import EXACT, slow, ticking
 
 from hanpaca.core import model as core_model
 from hanpaca.core.errors import BadInput
 from hanpaca.integrations.llama_index import HanpacaEmbedding, HanpacaLLM, HanpacaRetriever
 from hanpaca.rag import Library
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return chatml_model(tmp_path_factory.mktemp("tiny") / "chatml.gguf")
 
 
 def llm(file: Path, **options: Any) -> HanpacaLLM:

@@ -13,18 +13,13 @@ from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActA
 from llama_index.core.base.llms.types import CacheControl, CachePoint, TextBlock, ThinkingBlock
 from llama_index.core.llms import ChatMessage, MessageRole
 from llama_index.core.prompts import PromptTemplate
-from loops import EXACT, chatml_model, wire
+from loops import EXACT, wire
 from pydantic import BaseModel
 
 from hanpaca.core.errors import BadInput
 from hanpaca.integrations.llama_index import HanpacaLLM
 
 KEY = "a-secret-key"
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return chatml_model(tmp_path_factory.mktemp("tiny") / "chatml.gguf")
 
 
 def llm(file: Path, **options: Any) -> HanpacaLLM:

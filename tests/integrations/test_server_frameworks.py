@@ -1,23 +1,12 @@
 """Other frameworks' own clients of OpenAI's API, against a running server."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel, Field
-from servers import Running, serving
-
-import hanpaca
+from servers import Running
 
 FRANCE = "What is the capital of France? Answer in one word."
-
-
-@pytest.fixture(scope="module")
-def running(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    model = hanpaca.load("smollm2", threads=1)
-    with serving(model, library_folder=tmp_path_factory.mktemp("frameworks") / "library") as server:
-        yield server
 
 
 def test_langchains_own_openai_model(running: Running) -> None:
