@@ -15,9 +15,12 @@ demo: $(BIN)/.installed-demo            ## ask the manual one English and one Ch
 train-demo: $(BIN)/.installed-dev            ## teach SmolLM2 some Chinese (needs HANPACA_DATA=FOLDER)
 	@$(BIN)/python examples/training/demo.py .train-demo
 
-# Waiting threads sleep in tests: two native libraries that spin on two cores starve each other.
+# Waiting threads sleep in tests: two native libraries that spin on two cores starve each other. Most tests keep one
+# core busy, so two processes take half of the time; a file's tests, and the models they share, stay in one of them.
+WORKERS ?= 2
 test: $(BIN)/.installed-dev            ## run the tests (HANPACA_DATA=FOLDER adds those on real data)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest tests -c tests/pytest.ini -m "not slow"
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest tests -c tests/pytest.ini -m "not slow" -n $(WORKERS) --dist loadfile \
+	    --benchmark-disable
 
 test-slow: $(BIN)/.installed-dev            ## run the tests that take minutes
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest tests -c tests/pytest.ini -m slow

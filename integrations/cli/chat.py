@@ -15,10 +15,10 @@ from ...core import Delta, Message, Model, Sampling, load
 from ...core.errors import BadInput, ContextOverflow
 from .answers import plain_answer, show_answer, write
 from .arguments import Parser, add_abstain, add_json, add_model, add_sampling, sampling_of
-from .ask import NO_MODEL, model_of
+from .ask import model_of
 from .library import open_library
 from .output import as_json, note, say
-from .places import READER, model_name, model_options
+from .places import NO_MODEL, READER, model_name, model_options, no_model
 
 if TYPE_CHECKING:
     from ...rag import AnswerDelta, Library
@@ -45,7 +45,7 @@ def run(argv: list[str]) -> int:
     found = parser.parse(argv)
     if found.library is not None:
         return _about_documents(found)
-    if found.model == NO_MODEL:
+    if no_model(found.model):
         raise BadInput("Without a library there is nothing to quote.", "Name a model, or give --library.")
     with load(model_name(found.model), system_prompt=found.system, **model_options(found)) as model:
         if model.kind == "base":

@@ -13,6 +13,8 @@ from typing import Any
 BUNDLED = "smollm2"
 READER = "smollm2-reader"
 """The bundled model for questions about documents."""
+NO_MODEL = "none"
+"""The name that asks for quotations, without a model."""
 
 
 def library_folder(chosen: str) -> Path:
@@ -23,6 +25,11 @@ def library_folder(chosen: str) -> Path:
     from ...rag.names import library_folder as named
 
     return named(chosen)
+
+
+def no_model(chosen: str | None) -> bool:
+    """Whether `--model`, else $HANPACA_MODEL, asks for none."""
+    return (chosen or os.environ.get("HANPACA_MODEL")) == NO_MODEL
 
 
 def model_name(chosen: str | None, bundled: str = BUNDLED) -> str:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ...core import Model, load
 from ...core.errors import BadInput, EngineUnavailable
 from .arguments import Parser, add_json, add_library, add_model
-from .ask import NO_MODEL, model_of
+from .ask import model_of
 from .output import as_json, note, say
-from .places import library_folder, model_name, model_options
+from .places import NO_MODEL, library_folder, model_name, model_options
 
 if TYPE_CHECKING:
     from ..server.settings import ServerSettings

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from ...core.errors import BadInput
 from .answers import show_citations, show_notes
 from .arguments import Parser, add_json, add_library, add_model, add_sampling, sampling_of
-from .ask import NO_MODEL, model_of
+from .ask import model_of
 from .library import add_rerank, open_library
 from .output import as_json, note, progress, say, size, table
-from .places import library_folder
+from .places import NO_MODEL, library_folder, no_model
 
 if TYPE_CHECKING:
     from ...rag.evaluation import Evaluation
@@ -130,7 +130,7 @@ def summarize(argv: list[str]) -> int:
     add_sampling(parser)
     add_json(parser)
     found = parser.parse(argv)
-    if found.language is not None and found.model == NO_MODEL:
+    if found.language is not None and no_model(found.model):
         raise BadInput("Quotations cannot be in another language.", "Leave --language out, or name a model.")
     with contextlib.ExitStack() as opened:
         library = opened.enter_context(open_library(found))

@@ -7,6 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from hanpaca.core.catalog import resolve
+from hanpaca.core.engines.llama_native import NativeWeights
+from hanpaca.core.gguf_header import read
+
 SHAPES = {"1.3b": (4, 4096, 11008, 32), "7b": (32, 4096, 11008, 32)}
 """Layers, hidden, ffn, heads of the published models."""
 VOCABULARY = 55_296
@@ -55,12 +59,11 @@ def write_q4_0(path: Path, shape: str = "1.3b", *, context: int = 4096) -> Path:
 
 
 def _add_vocabulary(writer: Any) -> None:
-    """A sentencepiece-style vocabulary of the published size: controls, bytes, and made-up pieces."""
-    pieces = [b"<unk>", b"<s>", b"</s>", *(f"<0x{byte:02X}>".encode() for byte in range(256))]
-    kinds = [2, 3, 3] + [6] * 256
-    while len(pieces) < VOCABULARY:
-        pieces.append(f"p{len(pieces)}".encode())
-        kinds.append(1)
+    """A sentencepiece-style vocabulary of the published size: controls, bytes, SmolLM2's pieces, and made-up ones.
+    With real pieces a question has as many tokens as a user's; of bytes it would have four times as many."""
+    pieces = [b"<unk>", b"<s>", b"</s>", *(f"<0x{byte:02X}>".encode() for byte in range(256)), *_pieces()]
+    pieces += [f"p{number}".encode() for number in range(len(pieces), VOCABULARY)]
+    kinds = [2, 3, 3] + [6] * 256 + [1] * (VOCABULARY - 259)
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
     writer.add_token_list(pieces)
@@ -70,3 +73,15 @@ def _add_vocabulary(writer: Any) -> None:
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
     writer.add_add_bos_token(True)
+
+
+def _pieces() -> list[bytes]:
+    """SmolLM2's pieces that are whole characters, in the order in which its merges made them."""
+    path = resolve("smollm2").path
+    assert path is not None
+    weights = NativeWeights(path)
+    spelled = [weights.token_bytes(token) for token in range(read(path).vocabulary_size)]
+    weights.free()
+    texts = [piece.decode(errors="ignore") for piece in spelled]
+    whole = [text.replace(" ", "\u2581") for text, piece in zip(texts, spelled, strict=True) if text.encode() == piece]
+    return [text.encode() for text in dict.fromkeys(whole) if text]

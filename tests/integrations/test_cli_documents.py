@@ -102,6 +102,14 @@ def test_reasons_and_neighbours(run: Any, told: Any, documents: Path) -> None:
     assert told("search", "llama", "--neighbours", "2")["hits"][0]["text"] == ENGLISH.strip()
 
 
+def test_no_model_by_the_environment(told: Any, documents: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told("ingest", str(documents))
+    monkeypatch.setenv("HANPACA_MODEL", "none")
+    answer = told("ask", "自适应 NTK 扩展到多长？")
+    assert (answer["mode"], answer["model"]) == ("extract", None)
+    assert told("summarize", str(documents / "动物" / "llamas.md"))["text"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
