@@ -1,35 +1,30 @@
 """Questions answered from a library, with citations: by a model (stuff, focus, refine, map_reduce) or by quotation.
 
-Sources come first in the prompt and the question last; `fitting` keeps it within the window, `followups` makes a
-question whole, `citations` checks what a model cites. Knows no framework.
+Sources come first in the prompt and the question last; `fitting` keeps it within the window, `asking` speaks to the
+model. Knows no framework.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..core.chat import Message
-from ..core.engines.base import Usage
-from ..core.errors import BadInput, ContextOverflow
+from ..core.errors import ContextOverflow
 from ..core.sampling import Sampling
-from . import citations, extract, focus, followups, short_answer
-from .answers import Answer, AnswerDelta, ChatModel, Event, choose, together
-from .citations import Citation, Marks
+from . import citations, extract, focus, short_answer
+from .answers import Answer, AnswerDelta, ChatModel, Event
+from .asking import Asking
+from .citations import Marks
 from .extract import Quote
 from .filters import Filters
-from .fitting import Window
 from .hits import Hit, filled
 from .library import Library
-from .prompts import Wording, wording
 from .reranking import Reranker
 from .retrieval import Found
 from .splitting import TARGET
-from .terms import language_of
 from .turns import Turn
 
-MODES = ("auto", "stuff", "focus", "refine", "map_reduce", "extract")
 MANY = 4
 """`refine` and `map_reduce` read so many times the passages that one prompt would."""
 
@@ -64,53 +59,16 @@ def stream_answer(
     refused before any model runs. `rerank` names a cross-encoder that orders the passages anew. Raises `BadInput` for
     an empty question or library, an unknown mode, a mode without the model it needs, and what a reader was not taught.
     """
-    asking = _Asking(library, model, question, mode, k, history, Sampling.of(sampling), filters, abstain, rerank)
+    asking = _Answering(library, model, question, mode, k, history, Sampling.of(sampling), filters, abstain, rerank)
     return asking.run()
 
 
-class _Asking:
-    """One question on its way to an answer."""
-
-    def __init__(
-        self,
-        library: Library,
-        model: ChatModel | None,
-        question: str,
-        mode: str,
-        k: int,
-        history: Sequence[Message | Mapping[str, str]],
-        sampling: Sampling,
-        filters: Filters | Mapping[str, Any] | None,
-        abstain: bool,
-        rerank: str | Reranker | None,
-    ) -> None:
-        if mode not in MODES:
-            raise BadInput(f"{mode!r} is not a way to answer.", f"Valid: {', '.join(MODES)}.")
-        if mode not in ("auto", "extract") and model is None:
-            raise BadInput(f"Answering by {mode} needs a model.", "Give one, or answer by extract.")
-        _check_reader(model, mode, sampling)
-        library.check(question, k)
-        self.library, self.model, self.k, self.filters = library, model, k, filters
-        self.original = self.question = question.strip()
-        self.history = [Message.of(message) for message in history]
-        self.language = language_of(question) or next(
-            (found for message in reversed(self.history) if (found := language_of(message.content))), "en"
-        )
-        self.words: Wording = wording(self.language)
-        self.mode, self.choice = choose(model, self.language) if mode == "auto" else (mode, [])
-        self.notes = list(self.choice)
-        self.usage = Usage()
-        self.abstain, self.rerank = abstain, rerank
-        self._window = Window(model, sampling) if model else None
-
-    @property
-    def window(self) -> Window:
-        assert self._window is not None, "there is no prompt without a model"
-        return self._window
+class _Answering(Asking):
+    """The ways to answer."""
 
     def run(self) -> Iterator[Event]:
         """The events of the answer."""
-        self._understand()
+        self.understand()
         wanted = self.k * (MANY if self.mode in ("refine", "map_reduce") else 1)
         wanted = max(wanted, extract.PASSAGES)
         search = self.library.find(self.question, wanted, filters=self.filters, rerank=self.rerank, fill=False)
@@ -141,11 +99,9 @@ class _Asking:
         self.notes = [note for note in self.notes if note not in self.choice]
         if not search.nearly:
             yield AnswerDelta(self.words.refused)
-            yield self._answer(self.words.refused, [], [], refused=True)
+            yield self.answer(self.words.refused, [], [], refused=True)
             return
         yield from self._extract(search, self.words.unsure, refused=True)
-
-    # -- the ways to answer ----------------------------------------------------------------------------------------
 
     def _extract(
         self, search: Found, heading: str = "", first: Quote | None = None, refused: bool = False
@@ -161,14 +117,14 @@ class _Asking:
         for number, line in enumerate(lines):
             yield AnswerDelta(line if number == 0 else f"\n{line}")
         cited = [citations.cite(number, quote.hit, quote.start, quote.end) for number, quote in enumerate(quoted, 1)]
-        yield self._answer("\n".join(lines), cited, [quote.hit for quote in quoted], refused)
+        yield self.answer("\n".join(lines), cited, [quote.hit for quote in quoted], refused)
 
     def _stuff(self, hits: Sequence[Hit]) -> Iterator[Event]:
         """All passages in one prompt, which begins as the one of the turn before if it can."""
         messages, used = self._continued(hits[: self.k]) or self._fit(hits[: self.k])
         turn = Turn(tuple(messages), tuple(used), self.question)
-        self.library.turns.remember([*self.history, Message("user", self.original)], self._setting, turn)
-        yield from self._write(messages, dict(enumerate(used, 1)))
+        self.library.turns.remember([*self.history, Message("user", self.original)], self.setting, turn)
+        yield from self.write(messages, dict(enumerate(used, 1)))
 
     def _focus(self, search: Found) -> Iterator[Event]:
         """The best sentences of the first passages in a short prompt."""
@@ -184,13 +140,13 @@ class _Asking:
         if self.model.reads:
             yield from self._read(messages, shown, search)
         else:
-            yield from self._write(messages, {number: hit for number, (hit, _) in enumerate(shown, 1)})
+            yield from self.write(messages, {number: hit for number, (hit, _) in enumerate(shown, 1)})
 
     def _read(self, messages: Sequence[Message], shown: Sequence[tuple[Hit, str]], search: Found) -> Iterator[Event]:
         """What a reader says over the sentence it has it from and the best others; these alone if it is not sure."""
         assert self.model is not None
         said = self.model.chat(messages, self.window.sampling().replace(**short_answer.sampling(shown, self.words)))
-        self._count(said.usage)
+        self.count(said.usage)
         if short_answer.refuses(said):
             yield from self._extract(search, self.words.unsure, refused=True)
             return
@@ -213,17 +169,17 @@ class _Asking:
         numbered = dict(enumerate(used, 1))
         rest = hits[len(used) :]
         if not rest:
-            yield from self._write(messages, numbered)
+            yield from self.write(messages, numbered)
             return
-        text = self._ask(messages)
+        text = self.ask(messages)
         for at, hit in enumerate(rest):
             number = len(used) + 1 + at
             numbered[number] = hit
             system, body = self.words.refine, self.words.refine_question.replace("{answer}", _plain(text))
             messages = self.window.fit([hit], body, self.question, system=system, first=number).messages
             if at < len(rest) - 1:
-                text = self._ask(messages)
-        yield from self._write(messages, numbered)
+                text = self.ask(messages)
+        yield from self.write(messages, numbered)
 
     def _map_reduce(self, hits: Sequence[Hit]) -> Iterator[Event]:
         """Each passage asked by itself, all in one batch; then one answer from what they said."""
@@ -236,7 +192,7 @@ class _Asking:
         ]
         said = self.model.chat_batch(asked, self.window.sampling())
         for completion in said:
-            self._count(completion.usage)
+            self.count(completion.usage)
         numbered = {number: hit for number, hit in enumerate(hits, 1)}
         notes = [
             (number, _note(completion.text, number))
@@ -245,15 +201,15 @@ class _Asking:
         ]
         if not notes:
             yield AnswerDelta(self.words.refused)
-            yield self._answer(self.words.refused, [], list(hits), refused=True)
+            yield self.answer(self.words.refused, [], list(hits), refused=True)
             return
         places = {number: hit.place for number, hit in numbered.items()}
         messages = self.window.fit_notes(notes, places, self.words.reduce, question, system=system)
-        yield from self._write(messages, numbered)
+        yield from self.write(messages, numbered)
 
     def _continued(self, hits: Sequence[Hit]) -> tuple[list[Message], list[Hit]] | None:
         """The turn before and what is new; None where it is not known, or what is new has no room."""
-        last = self._last
+        last = self.last
         if last is None:
             return None
         known = {hit.passage_id for hit in last.hits}
@@ -261,17 +217,6 @@ class _Asking:
         new = [hit for hit in best if hit.passage_id not in known]
         found = self.window.go_on(last.messages, new, self.words.question, self.original, len(last.hits) + 1)
         return (found.messages, [*last.hits, *new]) if found else None
-
-    @cached_property
-    def _last(self) -> Turn | None:
-        """The turn before with its answer, if it is known and was in this language."""
-        last = self.library.turns.before(self.history, self._setting, self.library.store)
-        return last if last and last.messages[0].content == self.words.system else None
-
-    @property
-    def _setting(self) -> Hashable:
-        """What chooses the passages, beside the conversation."""
-        return Filters.of(self.filters), self.k, repr(self.rerank)
 
     def _fit(self, hits: Sequence[Hit]) -> tuple[list[Message], list[Hit]]:
         """The prompt of an answer and the passages in it; what had no room is said."""
@@ -283,76 +228,6 @@ class _Asking:
         if found.shed_passages:
             self.notes.append(self.words.shed_passages.format(count=found.shed_passages))
         return found.messages, found.hits
-
-    # -- the model ---------------------------------------------------------------------------------------------------
-
-    def _understand(self) -> None:
-        """Make a follow-up question understandable without the history."""
-        if not self.history:
-            return
-        if self.mode in ("extract", "focus") or self.model is None:
-            self.question = followups.make_whole(self.question, self.history)
-        elif self._last:  # the model will see all that was said: only the search needs the question whole, at once
-            self.question = followups.put_after(self._last.question, self.question)
-        else:
-            self.question = followups.rewrite(self.question, self.history, self.words, self.window, self._ask_line)
-        if self.question != self.original:
-            self.notes.append(self.words.understood.format(question=self.question))
-
-    def _ask(self, messages: Sequence[Message]) -> str:
-        return self._chat(messages, self.window.sampling())
-
-    def _ask_line(self, messages: Sequence[Message], most: int) -> str:
-        sampling = self.window.sampling()
-        return self._chat(messages, sampling.replace(max_tokens=most, stop=(*sampling.stop, "\n")))
-
-    def _chat(self, messages: Sequence[Message], sampling: Sampling) -> str:
-        assert self.model is not None
-        completion = self.model.chat(messages, sampling)
-        self._count(completion.usage)
-        return completion.text
-
-    def _write(self, messages: Sequence[Message], numbered: Mapping[int, Hit]) -> Iterator[Event]:
-        """Stream the final answer, its source numbers checked."""
-        assert self.model is not None
-        marks = Marks(numbered)
-        for delta in self.model.stream_chat(messages, self.window.sampling()):
-            if delta.usage is not None:
-                self._count(delta.usage)
-            if shown := marks.feed(delta.text):
-                yield AnswerDelta(shown)
-        if shown := marks.finish():
-            yield AnswerDelta(shown)
-        yield self._checked(marks, numbered)
-
-    def _checked(self, marks: Marks, numbered: Mapping[int, Hit]) -> Answer:
-        if self.mode == "focus" and marks.text.strip().startswith(self.words.absent.rstrip("。.")):
-            return self._answer(marks.text.strip(), [], list(numbered.values()), refused=True)
-        found, named = citations.settle(marks, numbered)
-        if marks.removed:
-            self.notes.append(self.words.removed.format(markers=" ".join(dict.fromkeys(marks.removed))))
-        if not named:
-            self.notes.append(self.words.uncited if found else self.words.unsupported)
-        return self._answer(marks.text.strip(), found, list(numbered.values()))
-
-    def _count(self, usage: Usage) -> None:
-        self.usage = together(self.usage, usage)
-
-    def _answer(self, text: str, cited: list[Citation], hits: list[Hit], refused: bool = False) -> Answer:
-        return Answer(text, cited, self.mode, self.notes, refused, self.usage, self.question, hits)
-
-
-def _check_reader(model: ChatModel | None, mode: str, sampling: Sampling) -> None:
-    """Raise `BadInput` for what a reader was not taught."""
-    if model is None or not model.reads:
-        return
-    if mode in ("stuff", "refine", "map_reduce"):
-        raise BadInput(
-            f"{model.name} reads a few sentences: it cannot answer by {mode}.",
-            "Use focus or extract, or another model.",
-        )
-    if sampling.grammar is not None or sampling.json_schema is not None:
-        raise BadInput(f"{model.name} answers in the sources' words, in no other form.", "Use a chat model.")
 
 
 def _plain(text: str) -> str:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from checkpoints import write_checkpoint
 
+from hanpaca.core.training.loss import forward, losses
+from hanpaca.core.training.options import FinetuneOptions, Options
+from hanpaca.core.training.records import read_log
+from hanpaca.core.training.run import prepare
 from hanpaca.core.vocabulary.pieces import train_pieces
 
 SENTENCES = [
@@ -51,3 +56,40 @@ def write_text(file: Path, repeat: int = 20) -> Path:
     text = "\n\n".join(f"{n}：{SENTENCES[n % 8]}{SENTENCES[(n * 3 + 1) % 8]}" for n in range(repeat))
     file.write_text(text, encoding="utf-8")
     return file
+
+
+SMALL: dict[str, Any] = {
+    "template": "llama-2", "length": 256, "batch": 300, "accumulate": 2, "rank": 4, "learning_rate": 5e-3, "threads": 1,
+}  # fmt: skip
+
+
+def tuning(base: Path, rows: Path, out: Path, **changes: Any) -> FinetuneOptions:
+    return FinetuneOptions(**{"base": str(base), "data": (str(rows),), "out": str(out), **SMALL, **changes})
+
+
+def curve(run: Path) -> list[float]:
+    return [line["loss"] for line in read_log(run) if "loss" in line]
+
+
+def loss_of(model: Any, options: Options, run: Path) -> float:
+    """The loss of the first batches, without dropout."""
+    import torch
+
+    ready = prepare(replace(options, out=str(run)))
+    model.eval()
+    total = weight = 0.0
+    with torch.no_grad():
+        for number in range(3):
+            batch = ready.batches[number]
+            total += float((losses(forward(model, batch), batch["targets"]) * batch["weights"]).sum())
+            weight += float(batch["weights"].sum())
+    return total / weight
+
+
+def load(folder: Path) -> Any:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from hanpaca.core.training.attention import register
+
+    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=register())

@@ -17,7 +17,7 @@ from .places import BUNDLED, NO_MODEL, READER, model_name, model_options, no_mod
 def run(argv: list[str]) -> int:
     """Answer a question."""
     from ...rag import AnswerDelta, stream_answer
-    from ...rag.answering import MODES
+    from ...rag.asking import MODES
 
     parser = Parser("ask", "Answer a question from a library's documents, with citations.")
     parser.add_argument("question", nargs="+")

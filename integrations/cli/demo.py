@@ -16,7 +16,7 @@ from .arguments import Parser, add_json, add_library, add_model
 from .ingest import show_report, synced
 from .library import open_library
 from .output import as_json, say
-from .places import BUNDLED, READER, library_folder, model_name, model_options
+from .places import BUNDLED, READER, library_folder, model_name, model_options, no_model
 
 QUESTIONS = ("How large is the 7B model at Q4_K?", "自适应NTK把上下文扩展到多长？")
 PASSAGES = 3
@@ -32,6 +32,8 @@ def run(argv: list[str]) -> int:
     add_model(parser, READER)
     add_json(parser)
     found = parser.parse(argv)
+    if no_model(found.model):
+        raise BadInput("The demo is answers of a model.", "Name one with --model; `hanpaca ask --model none` quotes.")
     started = time.monotonic()
     with open_library(found, create=True) as library:
         if not found.json:

@@ -27,15 +27,19 @@ def library_folder(chosen: str) -> Path:
     return named(chosen)
 
 
+def named_model(chosen: str | None) -> str | None:
+    """`--model`, else $HANPACA_MODEL."""
+    return chosen or os.environ.get("HANPACA_MODEL")
+
+
 def no_model(chosen: str | None) -> bool:
-    """Whether `--model`, else $HANPACA_MODEL, asks for none."""
-    return (chosen or os.environ.get("HANPACA_MODEL")) == NO_MODEL
+    """Whether quotations are asked for, without a model."""
+    return named_model(chosen) == NO_MODEL
 
 
 def model_name(chosen: str | None, bundled: str = BUNDLED) -> str:
     """`--model`, else $HANPACA_MODEL, else the largest chat model that was pulled, else the bundled one."""
-    name = chosen or os.environ.get("HANPACA_MODEL")
-    return name or pulled_chat_model() or bundled
+    return named_model(chosen) or pulled_chat_model() or bundled
 
 
 def model_options(found: argparse.Namespace, bundled: str = BUNDLED) -> dict[str, Any]:

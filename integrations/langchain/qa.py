@@ -19,8 +19,8 @@ from langchain_core.runnables.utils import AddableDict
 from ...core import Message
 from ...core.errors import BadInput
 from ...rag import Answer, AnswerDelta, astream_answer, stream_answer
-from ...rag.answering import MODES
 from ...rag.answers import Event
+from ...rag.asking import MODES
 from .chat import ChatHanpaca
 from .messages import to_messages
 from .retriever import HanpacaRetriever, to_document

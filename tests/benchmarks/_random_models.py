@@ -80,8 +80,7 @@ def _pieces() -> list[bytes]:
     path = resolve("smollm2").path
     assert path is not None
     weights = NativeWeights(path)
-    spelled = [weights.token_bytes(token) for token in range(read(path).vocabulary_size)]
+    texts = [weights.token_bytes(token).decode(errors="replace") for token in range(read(path).vocabulary_size)]
     weights.free()
-    texts = [piece.decode(errors="ignore") for piece in spelled]
-    whole = [text.replace(" ", "\u2581") for text, piece in zip(texts, spelled, strict=True) if text.encode() == piece]
-    return [text.encode() for text in dict.fromkeys(whole) if text]
+    whole = dict.fromkeys(text.replace(" ", "\u2581") for text in texts if text and "\ufffd" not in text)
+    return [text.encode() for text in whole]

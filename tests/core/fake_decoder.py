@@ -133,3 +133,19 @@ def run(scheduler, steps=2000):
             return
         scheduler.step()
     raise AssertionError("the scheduler does not come to an end")
+
+
+def check_accounts(scheduler, decoder):
+    cells = scheduler._sequences.cells
+    assert cells.used == decoder.used(), "the ledger differs from what the decoder holds"
+    assert cells.used + scheduler._sequences.promised <= cells.capacity
+    for sequence in (*scheduler._sequences.running, *scheduler._sequences.cached):
+        assert sequence.tokens == [token for _, token in decoder.held[sequence.id]]
+        assert len(sequence.cells) == len(sequence.tokens)
+    assert (
+        scheduler._sequences.shelf.used
+        == sum(entry.size for entry in scheduler._sequences.shelf._entries)
+        <= scheduler._sequences.shelf.budget
+    )
+    ids = [s.id for s in (*scheduler._sequences.running, *scheduler._sequences.cached)] + scheduler._sequences._free_ids
+    assert sorted(ids) == list(range(decoder.sequences))

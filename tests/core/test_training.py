@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from native_logits import native
-from training_runs import write_base, write_rows, write_text
+from training_runs import SMALL, curve, load, loss_of, tuning, write_base, write_rows, write_text
 
 from hanpaca.core.errors import BadInput
 from hanpaca.core.training.batches import Batches, collate
 from hanpaca.core.training.estimate import estimate
 from hanpaca.core.training.loss import forward, losses
-from hanpaca.core.training.options import FinetuneOptions, Options, PreferenceOptions, PretrainOptions
+from hanpaca.core.training.options import PreferenceOptions, PretrainOptions
 from hanpaca.core.training.preference import preference_trainer
-from hanpaca.core.training.records import last_checkpoint, read_log
+from hanpaca.core.training.records import read_log
 from hanpaca.core.training.run import prepare, train
 from hanpaca.core.weights.convert import convert
 from hanpaca.core.weights.merge import merge
@@ -36,9 +30,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
-SMALL: dict[str, Any] = {
-    "template": "llama-2", "length": 256, "batch": 300, "accumulate": 2, "rank": 4, "learning_rate": 5e-3, "threads": 1,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -54,35 +45,6 @@ def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     return write_rows(tmp_path / "rows.jsonl")
-
-
-def tuning(base: Path, rows: Path, out: Path, **changes: Any) -> FinetuneOptions:
-    return FinetuneOptions(**{"base": str(base), "data": (str(rows),), "out": str(out), **SMALL, **changes})
-
-
-def curve(run: Path) -> list[float]:
-    return [line["loss"] for line in read_log(run) if "loss" in line]
-
-
-def loss_of(model: Any, options: Options, run: Path) -> float:
-    """The loss of the first batches, without dropout."""
-    ready = prepare(replace(options, out=str(run)))
-    model.eval()
-    total = weight = 0.0
-    with torch.no_grad():
-        for number in range(3):
-            batch = ready.batches[number]
-            total += float((losses(forward(model, batch), batch["targets"]) * batch["weights"]).sum())
-            weight += float(batch["weights"].sum())
-    return total / weight
-
-
-def load(folder: Path) -> Any:
-    from transformers import LlamaForCausalLM
-
-    from hanpaca.core.training.attention import register
-
-    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=register())
 
 
 # -- the loss ------------------------------------------------------------------------------------------------------
@@ -204,91 +166,6 @@ def test_pretraining_mixes_evaluates_and_repeats_from_its_file(base: Path, tmp_p
     assert curve(tmp_path / "again") == pytest.approx(curve(tmp_path / "run"), abs=1e-6)
     with pytest.raises(BadInput, match="finished run"):
         train(options)
-
-
-# -- resuming ------------------------------------------------------------------------------------------------------
-
-
-def test_a_killed_run_goes_on_with_the_same_losses(base: Path, rows: Path, tmp_path: Path) -> None:
-    options = tuning(base, rows, tmp_path / "whole", steps=14, save_every=3, dropout=0.1)
-    train(options)
-    killed = tmp_path / "killed"
-    command = ["finetune", str(base), str(rows), "--out", str(killed), "--steps", "14", "--save-every", "3"]
-    for name, value in (SMALL | {"dropout": 0.1}).items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
-    code = f"import sys; from hanpaca.integrations.cli import main; sys.exit(main({command!r}))"
-    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stderr=subprocess.DEVNULL)
-    while process.poll() is None and len(curve(killed)) < 5:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (killed / "done.json").is_file()
-    assert len(curve(killed)) >= 5
-    assert last_checkpoint(killed / "checkpoints") is not None
-    with pytest.raises(BadInput, match="other options: rank"):
-        train(replace(options, out=str(killed), rank=8))
-    said: list[str] = []
-    train(replace(options, out=str(killed)), said.append)
-    assert any("Going on from checkpoint-" in text for text in said)
-    assert curve(killed) == pytest.approx(curve(tmp_path / "whole"), abs=1e-5)
-
-
-def test_a_checkpoint_that_was_cut_off_is_not_gone_on_from(tmp_path: Path) -> None:
-    for step in (3, 6):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    (tmp_path / "checkpoint-3" / "trainer_state.json").write_text('{"global_step": 3}')
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
-    (tmp_path / "checkpoint-6" / "trainer_state.json").write_text('{"global_st')
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
-
-
-# -- several processes ---------------------------------------------------------------------------------------------
-
-
-def launch(command: list[str], *, accelerate: Path | None = None) -> None:
-    """`hanpaca …` in two processes."""
-    runner = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    if accelerate:
-        runner = ["accelerate.commands.launch", "--config_file", str(accelerate), "--main_process_port", "0"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    arguments = [sys.executable, "-m", *runner, "-m", "hanpaca.integrations.cli", *command]
-    ran = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-
-
-def two_process_command(base: Path, rows: Path, out: Path) -> list[str]:
-    command = ["finetune", str(base), str(rows), "--out", str(out), "--dropout", "0"]
-    for name, value in (SMALL | {"accumulate": 1}).items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
-    return command
-
-
-def test_two_processes_give_the_losses_of_one(base: Path, rows: Path, tmp_path: Path) -> None:
-    options = tuning(base, rows, tmp_path / "one", accumulate=2, dropout=0.0)
-    train(options)
-    launch(two_process_command(base, rows, tmp_path / "two"))
-    assert curve(tmp_path / "two") == pytest.approx(curve(tmp_path / "one"), abs=1e-4)
-    adapter = peft.PeftModel.from_pretrained(load(base), str(tmp_path / "two"))
-    expected = peft.PeftModel.from_pretrained(load(base), str(tmp_path / "one"))
-    found, wanted = (loss_of(model, options, tmp_path / "other") for model in (adapter, expected))
-    assert found == pytest.approx(wanted, abs=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_fsdp_saves_what_was_trained(base: Path, rows: Path, tmp_path: Path, method: str) -> None:
-    """Two processes that hold half of each layer; the saved model, loaded afresh, has the loss of one process."""
-    settings = Path(__file__).parents[2] / "examples" / "training" / "fsdp-cpu.yaml"
-    command = [*two_process_command(base, rows, tmp_path / "sharded"), "--method", method]
-    launch(command, accelerate=settings)
-    options = tuning(base, rows, tmp_path / "one", method=method, dropout=0.0)
-    train(options)
-    assert curve(tmp_path / "sharded") == pytest.approx(curve(tmp_path / "one"), abs=1e-3)
-    models = []
-    for run in (tmp_path / "sharded", tmp_path / "one"):
-        models.append(load(run) if method == "full" else peft.PeftModel.from_pretrained(load(base), str(run)))
-    found, wanted = (loss_of(model, options, tmp_path / "other") for model in models)
-    assert found == pytest.approx(wanted, abs=1e-3)
 
 
 # -- what it costs -------------------------------------------------------------------------------------------------

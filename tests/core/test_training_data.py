@@ -8,21 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from training_runs import ROWS, SENTENCES, write_base, write_rows, write_text
+from training_runs import ROWS, SENTENCES, write_base, write_rows
 
 from hanpaca.core.chat import DEFAULT_SYSTEM_PROMPT, Llama2Template, Message, Template
 from hanpaca.core.chat_jinja import JinjaTemplate
 from hanpaca.core.errors import BadInput
 from hanpaca.core.training.base import Base, open_base
 from hanpaca.core.training.conversations import ANSWER, FIRST, PROMPT, Encoder
-from hanpaca.core.training.corpora import Corpus, open_corpus
-from hanpaca.core.training.duplicates import Duplicates
-from hanpaca.core.training.items import pack
 from hanpaca.core.training.options import FinetuneOptions, PretrainOptions, as_json, from_json, make
 from hanpaca.core.training.rows import conversations, preferences
-from hanpaca.core.training.sources import Blocks, Mixed
 from hanpaca.core.training.texts import conversations_source
 
 torch = pytest.importorskip("torch")
@@ -246,97 +240,6 @@ def test_rows_of_an_array_have_the_line_they_begin_in(tmp_path: Path) -> None:
     file.write_text('[\n {"instruction": "问", "output": "答"},\n {\n "instruction": "" ,"output": "答"}\n]')
     with pytest.raises(BadInput, match=r"a\.json, line 3: the instruction is empty"):
         conversations([file])
-
-
-# -- text ----------------------------------------------------------------------------------------------------------
-
-
-def corpus(base: Base, cache: Path, *files: Path, **settings: Any) -> Corpus:
-    return open_corpus(files, base.tokenizer, base.tokenizer_hash, cache, **settings)
-
-
-def test_texts_in_any_encoding_give_the_same_tokens(base: Base, tmp_path: Path) -> None:
-    text = "\n".join(SENTENCES)
-    found = []
-    for encoding in ("utf-8", "gb18030", "utf-16"):
-        (tmp_path / encoding).mkdir()
-        (tmp_path / encoding / "t.txt").write_text(text, encoding=encoding)
-        found.append(corpus(base, tmp_path / "cache", tmp_path / encoding).ids.tolist())
-    (tmp_path / "t.jsonl").write_text(json.dumps({"text": text}), encoding="utf-8")
-    found.append(corpus(base, tmp_path / "cache", tmp_path / "t.jsonl").ids.tolist())
-    assert all(ids == found[0] for ids in found)
-    assert found[0] == [1, *base.tokenizer.tokenize(text), 2]
-
-
-def test_blocks_hold_every_token_once_and_keep_documents_apart(base: Base, tmp_path: Path) -> None:
-    file = tmp_path / "t.jsonl"
-    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in SENTENCES), encoding="utf-8")
-    made = corpus(base, tmp_path / "cache", file)
-    items = [made.block(number, 64) for number in range(made.blocks(64))]
-    assert np.concatenate([item.ids for item in items]).tolist() == made.ids.tolist()
-    assert all(sum(item.segments) == len(item.ids) for item in items)
-    edges = np.cumsum([length for item in items for length in item.segments])
-    assert set(made.starts.tolist()) <= {0, *edges.tolist()}
-    firsts = [at for item in items for at in np.cumsum([0, *item.segments[:-1]])]
-    assert all(item.weights[at] == 0 for item in items for at in np.cumsum([0, *item.segments[:-1]]))
-    assert sum(int(item.weights.sum()) for item in items) == len(made.ids) - len(firsts)
-
-
-def test_a_corpus_is_tokenised_once_for_its_contents(base: Base, tmp_path: Path) -> None:
-    heard: list[str] = []
-    file = write_text(tmp_path / "t.txt")
-    for _ in range(2):
-        corpus(base, tmp_path / "cache", file, hears=heard.append)
-    file.rename(tmp_path / "renamed.txt")
-    corpus(base, tmp_path / "cache", tmp_path / "renamed.txt", hears=heard.append)
-    assert len(heard) == 1
-    write_text(tmp_path / "renamed.txt", 21)
-    corpus(base, tmp_path / "cache", tmp_path / "renamed.txt", hears=heard.append)
-    assert len(heard) == 2
-
-
-def test_mixed_corpora_come_by_their_share_and_go_on_in_the_next_epoch(base: Base, tmp_path: Path) -> None:
-    main = corpus(base, tmp_path / "cache", write_text(tmp_path / "a.txt", 60))
-    other = corpus(base, tmp_path / "cache", write_text(tmp_path / "b.txt", 30))
-    source = Blocks(main, [Mixed(other, 0.2)], 32)
-    orders = [source.epoch(number, 7)[0].tolist() for number in range(3)]
-    count = main.blocks(32)
-    for order in orders:
-        assert sorted(n for n in order if n < count) == list(range(count))
-        assert sum(n >= count for n in order) / len(order) == pytest.approx(0.2, abs=0.02)
-    taken = [n for order in orders for n in order if n >= count]
-    assert max(taken.count(n) for n in set(taken)) - min(taken.count(n) for n in set(taken)) <= 1
-    assert orders[0] != orders[1]
-    assert orders[1] == Blocks(main, [Mixed(other, 0.2)], 32).epoch(1, 7)[0].tolist()
-
-
-def test_duplicates_are_left_out_exact_and_near() -> None:
-    long = "".join(SENTENCES)
-    nearly = long.replace("春", "秋").replace("village", "town")
-    exact = Duplicates()
-    assert exact.new_parts(f"{long}\n\n短\n\n{long}\n\n短") == f"{long}\n\n短\n\n短"
-    assert exact.new_parts(nearly) == nearly
-    assert exact.removed == 1
-    near = Duplicates(near=0.7)
-    assert near.new_parts(long) == long
-    assert near.new_parts(nearly) == ""
-    other = "".join(reversed(long))
-    assert near.new_parts(other) == other
-
-
-@given(st.lists(st.integers(1, 100), max_size=1200), st.integers(50, 300))
-@settings(max_examples=40, deadline=None)
-def test_packing_loses_nothing_and_never_exceeds(lengths: list[int], capacity: int) -> None:
-    groups = pack(lengths, capacity)
-    assert sorted(position for group in groups for position in group) == list(range(len(lengths)))
-    for group in groups:
-        assert sum(lengths[position] for position in group) <= capacity or len(group) == 1
-
-
-def test_packing_wastes_little() -> None:
-    lengths = np.random.default_rng(0).integers(20, 500, 3000).tolist()
-    groups = pack(lengths, 2048)
-    assert sum(lengths) / (len(groups) * 2048) > 0.99
 
 
 # -- options -------------------------------------------------------------------------------------------------------

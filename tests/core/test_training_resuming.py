@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from training_runs import ROWS, SENTENCES, write_base, write_rows, write_text
+from training_runs import ROWS, SENTENCES, SMALL, curve, tuning, write_base, write_rows, write_text
 
 from hanpaca.core.errors import BadInput
-from hanpaca.core.training.options import FinetuneOptions, Options, PreferenceOptions, from_json
-from hanpaca.core.training.records import read_log
+from hanpaca.core.training.options import Options, PreferenceOptions, from_json
+from hanpaca.core.training.records import last_checkpoint, read_log
 from hanpaca.core.training.run import train
 from hanpaca.integrations.cli import main
 
 pytest.importorskip("torch")
 pytest.importorskip("peft")
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")]
-SMALL: dict[str, Any] = {
-    "template": "llama-2", "length": 256, "batch": 300, "accumulate": 2, "rank": 4, "learning_rate": 5e-3, "threads": 1,
-}  # fmt: skip
 PAIRS = [
     {"instruction": f"第{n}句诗？", "chosen": SENTENCES[n % 8][:12], "rejected": SENTENCES[(n + 3) % 8][:9]}
     for n in range(16)
@@ -33,8 +34,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_base(tmp_path_factory.mktemp("base") / "b")
 
 
-def tuning(base: Path, rows: Path, out: Path, **changes: Any) -> FinetuneOptions:
-    return FinetuneOptions(**{"base": str(base), "data": (str(rows),), "out": str(out), **SMALL, **changes})
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "rows.jsonl")
 
 
 def stopped(options: Options, step: int) -> None:
@@ -157,3 +159,36 @@ def test_a_damaged_run_file_is_named(base: Path, tmp_path: Path, capsys: pytest.
     file.write_text("{", encoding="utf-8")
     assert main(["finetune", "--run", str(file), "--out", str(tmp_path / "again")]) == 2
     assert "is damaged" in capsys.readouterr().err
+
+
+def test_a_killed_run_goes_on_with_the_same_losses(base: Path, rows: Path, tmp_path: Path) -> None:
+    options = tuning(base, rows, tmp_path / "whole", steps=14, save_every=3, dropout=0.1)
+    train(options)
+    killed = tmp_path / "killed"
+    command = ["finetune", str(base), str(rows), "--out", str(killed), "--steps", "14", "--save-every", "3"]
+    for name, value in (SMALL | {"dropout": 0.1}).items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    code = f"import sys; from hanpaca.integrations.cli import main; sys.exit(main({command!r}))"
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stderr=subprocess.DEVNULL)
+    while process.poll() is None and len(curve(killed)) < 5:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "done.json").is_file()
+    assert len(curve(killed)) >= 5
+    assert last_checkpoint(killed / "checkpoints") is not None
+    with pytest.raises(BadInput, match="other options: rank"):
+        train(replace(options, out=str(killed), rank=8))
+    said: list[str] = []
+    train(replace(options, out=str(killed)), said.append)
+    assert any("Going on from checkpoint-" in text for text in said)
+    assert curve(killed) == pytest.approx(curve(tmp_path / "whole"), abs=1e-5)
+
+
+def test_a_checkpoint_that_was_cut_off_is_not_gone_on_from(tmp_path: Path) -> None:
+    for step in (3, 6):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / "checkpoint-3" / "trainer_state.json").write_text('{"global_step": 3}')
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
+    (tmp_path / "checkpoint-6" / "trainer_state.json").write_text('{"global_st')
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-3"

@@ -1,42 +1,23 @@
 """Bad input at the command line: one clear message, exit code 2, no traceback, and nothing lost."""
 
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pypdfium2
 import pytest
+from cli_runs import Run, refused, run
 
-from hanpaca.integrations.cli import main
 from hanpaca.rag import Library
 
 TEXT = "Llamas live in the Andes. They carry loads of thirty kilograms.\n"
 
 
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
+__all__ = ["run"]
 
 
-Run = Callable[..., Ran]
-
-
-@pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command in an empty folder whose `--library lib` is a folder of its own."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANPACA_LIBRARIES", str(tmp_path / "libraries"))
-    monkeypatch.setenv("HANPACA_CACHE", str(tmp_path / "models"))
-    monkeypatch.delenv("HANPACA_MODEL", raising=False)
-
-    def call(*words: str | Path) -> Ran:
-        code = main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return Ran(code, captured.out, captured.err)
-
-    return call
 
 
 @pytest.fixture
@@ -48,12 +29,8 @@ def library(tmp_path: Path) -> Path:
     return folder
 
 
-def refused(ran: Ran, *parts: str) -> None:
-    """Exit code 2, and a message that says these things and is no traceback."""
-    assert ran.code == 2, ran
-    assert "Traceback" not in ran.err + ran.out
-    for part in parts:
-        assert part in ran.err
+def test_a_demo_without_a_model(run: Run) -> None:
+    refused(run("demo", "--model", "none"), "answers of a model", "hanpaca ask")
 
 
 def test_a_missing_file(run: Run, library: Path) -> None:
