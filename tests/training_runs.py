@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from checkpoints import write_checkpoint
 
 from hanpaca.core.training.loss import forward, losses
@@ -15,6 +16,11 @@ from hanpaca.core.training.records import read_log
 from hanpaca.core.training.run import prepare
 from hanpaca.core.vocabulary.pieces import train_pieces
 
+QUIET = [
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+"""Marks against PEFT's and PyTorch's warnings of what is meant here."""
 SENTENCES = [
     "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。",
     "白日依山尽，黄河入海流。欲穷千里目，更上一层楼。",
@@ -43,6 +49,18 @@ def write_base(folder: Path, *, tied: bool = False, seed: int = 0) -> Path:
         folder / "model", tokenizer_model=model, vocabulary=448, hidden=32, ffn=64, heads=2, kv_heads=1, tied=tied,
         context=512, spread=0.08, seed=seed,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`write_base`, once a module."""
+    return write_base(tmp_path_factory.mktemp("base") / "b")
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """`ROWS` in a file."""
+    return write_rows(tmp_path / "rows.jsonl")
 
 
 def write_rows(file: Path, rows: list[dict[str, Any]] | None = None) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from native_logits import native
-from training_runs import SMALL, curve, load, loss_of, tuning, write_base, write_rows, write_text
+from training_runs import QUIET, SMALL, base, curve, load, loss_of, rows, tuning, write_base, write_rows, write_text
 
 from hanpaca.core.errors import BadInput
 from hanpaca.core.training.batches import Batches, collate
@@ -24,27 +24,16 @@ from hanpaca.core.weights.convert import convert
 from hanpaca.core.weights.merge import merge
 from hanpaca.integrations.cli import main
 
+__all__ = ["base", "rows"]
+
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base") / "b")
+pytestmark = QUIET
 
 
 @pytest.fixture(scope="module")
 def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_base(tmp_path_factory.mktemp("tied") / "b", tied=True)
-
-
-@pytest.fixture
-def rows(tmp_path: Path) -> Path:
-    return write_rows(tmp_path / "rows.jsonl")
 
 
 # -- the loss ------------------------------------------------------------------------------------------------------

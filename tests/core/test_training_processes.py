@@ -8,26 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from training_runs import SMALL, curve, load, loss_of, tuning, write_base, write_rows
+from training_runs import QUIET, SMALL, base, curve, load, loss_of, rows, tuning
 
 from hanpaca.core.training.run import train
 
+__all__ = ["base", "rows"]
+
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base") / "b")
-
-
-@pytest.fixture
-def rows(tmp_path: Path) -> Path:
-    return write_rows(tmp_path / "rows.jsonl")
+pytestmark = QUIET
 
 
 def launch(command: list[str], *, accelerate: Path | None = None) -> None:

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_runs import ROWS, SENTENCES, SMALL, curve, tuning, write_base, write_rows, write_text
+from training_runs import ROWS, SENTENCES, SMALL, base, curve, rows, tuning, write_rows, write_text
 
 from hanpaca.core.errors import BadInput
 from hanpaca.core.training.options import Options, PreferenceOptions, from_json
 from hanpaca.core.training.records import last_checkpoint, read_log
 from hanpaca.core.training.run import train
 from hanpaca.integrations.cli import main
+
+__all__ = ["base", "rows"]
 
 pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -27,16 +29,6 @@ PAIRS = [
     {"instruction": f"第{n}句诗？", "chosen": SENTENCES[n % 8][:12], "rejected": SENTENCES[(n + 3) % 8][:9]}
     for n in range(16)
 ]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base") / "b")
-
-
-@pytest.fixture
-def rows(tmp_path: Path) -> Path:
-    return write_rows(tmp_path / "rows.jsonl")
 
 
 def stopped(options: Options, step: int) -> None:
