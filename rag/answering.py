@@ -6,6 +6,7 @@ model. Knows no framework.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -87,8 +88,9 @@ class _Answering(Asking):
             assert self.model is not None
             if not self.window.holds([Message("user", self.original)]):
                 raise ContextOverflow(
-                    f"The question alone fills the window of {self.model.name} ({self.model.context_length} tokens).",
-                    "Ask a shorter one, or use a model with a longer context.",
+                    f"The question and an answer of {self.window.room} tokens exceed the window of {self.model.name} "
+                    f"({self.model.context_length} tokens).",
+                    "Ask a shorter one, allow fewer tokens for the answer, or use a model with a longer context.",
                 ) from error
             self.notes.append(self.words.quoting.format(model=self.model.name, window=self.model.context_length))
             self.mode = "extract"
@@ -197,7 +199,7 @@ class _Answering(Asking):
         notes = [
             (number, _note(completion.text, number))
             for number, completion in enumerate(said, 1)
-            if self.words.nothing not in completion.text and completion.text.strip()
+            if not _says_nothing(completion.text, self.words.nothing)
         ]
         if not notes:
             yield AnswerDelta(self.words.refused)
@@ -233,6 +235,12 @@ class _Answering(Asking):
 def _plain(text: str) -> str:
     """An earlier answer as part of a template: its braces name nothing there."""
     return text.replace("{", "(").replace("}", ")")
+
+
+def _says_nothing(text: str, nothing: str) -> bool:
+    """Whether a model wrote the word that it was to write of a source that says nothing, or no word at all."""
+    words = re.sub(r"\[\d+\]|\W", "", text).casefold()
+    return words in ("", nothing.casefold())
 
 
 def _note(text: str, number: int) -> str:

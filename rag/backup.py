@@ -10,6 +10,7 @@ import os
 import sqlite3
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,11 +21,18 @@ from .store import explain
 FORMAT = "hanpaca-library-1"
 MOST_BYTES = 1 << 40
 """A backup that says it holds more is no backup."""
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, UnicodeDecodeError, sqlite3.DatabaseError)
+"""What reading a file that is no backup, or not a whole one, raises."""
 
 
 def backup(library: Library, target: Path | str) -> Path:
-    """Write the library to one file, replacing an older one only when it is whole."""
+    """Write the library to one file, replacing an older backup only when the new one is whole.
+
+    Raises `BadInput` for a folder, for a file that is no backup, and for a place in the library's own folder.
+    """
     target = Path(target)
+    with _explained(target):
+        _refuse_what_would_be_lost(library, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     new = target.with_name(f".{target.name}.{os.getpid()}.new")
     with _explained(target), tempfile.TemporaryDirectory(dir=target.parent) as folder:
@@ -42,6 +50,32 @@ def backup(library: Library, target: Path | str) -> Path:
     return target
 
 
+def _refuse_what_would_be_lost(library: Library, target: Path) -> None:
+    if target.is_dir():
+        raise BadInput(f"{target} is a folder.", f"Give the name of a file, such as {target / 'library.zip'}.")
+    if any(place.exists() and place.samefile(library.folder) for place in target.resolve().parents):
+        raise BadInput(f"{target} lies in the library's own folder.", "Write the backup to another folder.")
+    if target.exists() and not _is_backup(target):
+        raise BadInput(
+            f"{target} is there already and is no backup of a library.", "Choose another name, or delete it first."
+        )
+
+
+def _is_backup(file: Path) -> bool:
+    if not file.is_file():  # a device or a pipe, which reading would wait for
+        return False
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return _format(archive) == FORMAT
+    except _DAMAGED:
+        return False
+
+
+def _format(archive: zipfile.ZipFile) -> str:
+    with archive.open("format") as packed:
+        return packed.read(len(FORMAT) + 1).decode()
+
+
 def restore(source: Path | str, folder: Path | str) -> None:
     """Make a library in `folder` from a backup. Raises `BadInput` if there is one already, or the file is no backup."""
     source, folder = Path(source), Path(folder)
@@ -49,8 +83,7 @@ def restore(source: Path | str, folder: Path | str) -> None:
         raise BadInput(f"There is a library in {folder} already.", "Restore into another folder, or delete it first.")
     if not source.is_file():
         raise BadInput(f"There is no file {source}.", "Check the path.")
-    with _explained(folder / DATABASE):
-        folder.mkdir(parents=True, exist_ok=True)
+    with _explained(folder / DATABASE), _made(folder):
         new = folder / f"{DATABASE}.new"
         try:
             _unpack(source, new)
@@ -59,10 +92,24 @@ def restore(source: Path | str, folder: Path | str) -> None:
             new.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder, made with those above it; where what follows fails, none is left that was not there before."""
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for place in new:
+            with contextlib.suppress(OSError):
+                place.rmdir()
+        raise
+
+
 def _unpack(source: Path, target: Path) -> None:
     try:
         with zipfile.ZipFile(source) as archive:
-            if archive.read("format").decode() != FORMAT or archive.getinfo(DATABASE).file_size > MOST_BYTES:
+            if _format(archive) != FORMAT or archive.getinfo(DATABASE).file_size > MOST_BYTES:
                 raise KeyError("format")
             with archive.open(DATABASE) as packed, target.open("wb") as unpacked:
                 while block := packed.read(1 << 20):
@@ -74,7 +121,7 @@ def _unpack(source: Path, target: Path) -> None:
             # Its vectors belong to a Chroma index of its own, not to that of the library it was made from.
             connection.execute("UPDATE meta SET value = lower(hex(randomblob(16))) WHERE key = 'identity'")
             connection.commit()
-    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, sqlite3.DatabaseError, EOFError) as error:
+    except _DAMAGED as error:
         raise BadInput(
             f"{source} is not a whole backup of a library.", "Use a file that `hanpaca backup` made."
         ) from error

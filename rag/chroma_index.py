@@ -27,6 +27,8 @@ BATCH = 5_000
 """Chroma takes at most 5,461 at once."""
 PATIENCE = 2_000
 """A search lets Chroma catch up by at most so many changes; behind further, it does without."""
+PURGE = "purge"
+"""The library's note of the last change whose vectors may be in no file of Chroma any more."""
 LOCK_SECONDS = 20.0
 """How long a writer waits for another process that brings the server up to date."""
 
@@ -39,6 +41,7 @@ class ChromaIndex:
         self._folder = folder / "chroma"
         self._server = server
         self._applied_file = self._folder / ("applied-server" if server else "applied")
+        self._purged_file = self._folder / "purged"
         self._held: Any = None
         self._collections: dict[str, Any] = {}
         self._client: Any = None
@@ -63,9 +66,12 @@ class ChromaIndex:
             self._catch_up(None)
 
     def purge(self) -> None:
-        """Leave no deleted vector in any file: Chroma only marks them, so it starts afresh from SQLite."""
-        if self._server is None and self._open():
-            self._start_afresh()
+        """Leave no deleted vector in any file: Chroma only marks them, so it starts afresh from SQLite.
+
+        Where another process has its folder open, that one does so at its next use of it, or when it closes.
+        """
+        with self._store.write():
+            self._store.set_meta(PURGE, str(self._last()))
         self.catch_up()
 
     def forget(self) -> None:
@@ -82,6 +88,9 @@ class ChromaIndex:
 
     def close(self) -> None:
         """Close Chroma and let other processes have it. Idempotent."""
+        if self._collections:
+            with contextlib.suppress(Exception):
+                self._heed_purge()
         self._disconnect()
         if self._held not in (None, False):
             self._held.release()
@@ -92,7 +101,8 @@ class ChromaIndex:
     def _open(self) -> bool:
         """Whether Chroma is open in this process; tries once."""
         if self._collections:
-            return True
+            self._heed_purge()
+            return bool(self._collections)
         if self._held is False or not self._store.writable:
             return False
         self._folder.mkdir(exist_ok=True)
@@ -110,7 +120,15 @@ class ChromaIndex:
                     f"The Chroma server at {self._server} does not answer: {error}.", "Start it with `chroma run`."
                 ) from error
             self._start_afresh()
+        self._heed_purge()
         return bool(self._collections)
+
+    def _heed_purge(self) -> None:
+        """Start afresh if a process asked for it since this folder's files were begun."""
+        wanted = self._store.meta(PURGE)
+        if self._server is None and wanted is not None and self._read(self._purged_file) != int(wanted):
+            self._start_afresh()
+            self._write(self._purged_file, int(wanted))
 
     def _hold(self) -> Any:
         lock = self._lock(0)
@@ -281,15 +299,23 @@ class ChromaIndex:
 
     def _applied(self) -> int | None:
         """The number of the last change that Chroma has; None where it was never filled."""
+        return self._read(self._applied_file)
+
+    def _set_applied(self, number: int) -> None:
+        self._write(self._applied_file, number)
+
+    @staticmethod
+    def _read(file: Path) -> int | None:
         try:
-            return int(self._applied_file.read_text())
+            return int(file.read_text())
         except (FileNotFoundError, ValueError):
             return None
 
-    def _set_applied(self, number: int) -> None:
-        new = self._applied_file.with_suffix(".new")
+    @staticmethod
+    def _write(file: Path, number: int) -> None:
+        new = file.with_suffix(".new")
         new.write_text(str(number))
-        new.replace(self._applied_file)
+        new.replace(file)
 
 
 def close_connections(client: Any) -> None:

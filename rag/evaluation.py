@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import BadInput
+from ..core.encodings import decode
+from ..core.errors import BadInput, UnreadableDocument
 from .hits import Hit
 from .library import Library
 from .paths import ends_with
@@ -55,19 +56,30 @@ def read_questions(path: Path | str) -> list[dict[str, Any]]:
     if not path.is_file():
         raise BadInput(f"There is no file {path}.", "Give a file with one JSON object on each line.")
     questions = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_text(path).split("\n"), 1):  # splitlines() would cut at U+2028 within a string
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise BadInput(f"Line {number} of {path} is no JSON: {error}.", "Write one object on each line.") from error
-        if not isinstance(row, dict) or not isinstance(row.get("question"), str):
+        question = row.get("question") if isinstance(row, dict) else None
+        if not isinstance(question, str) or not question.strip():
             raise BadInput(f"Line {number} of {path} has no question.", 'Write {"question": …, "answer": …}.')
         questions.append(row)
     if not questions:
         raise BadInput(f"{path} holds no questions.", 'Write lines such as {"question": …, "answer": …}.')
     return questions
+
+
+def _text(path: Path) -> str:
+    try:
+        decoded = decode(path.read_bytes())
+    except UnreadableDocument as error:
+        raise BadInput(f"{path} cannot be read: {error.problem}", "Give a text file, best in UTF-8.") from error
+    if decoded.warnings:
+        raise BadInput(f"{path} cannot be read: {decoded.warnings[0]}.", "Save it as UTF-8.")
+    return decoded.text
 
 
 def evaluate(
@@ -115,15 +127,21 @@ def _fits(hit: Hit, row: Mapping[str, Any]) -> bool:
 
 
 def _files(row: Mapping[str, Any]) -> list[str]:
-    return _list(row.get("file") or row.get("files"))
+    return _given(row, "file", "files")
 
 
 def _answers(row: Mapping[str, Any]) -> list[str]:
-    return _list(row.get("answer") or row.get("answers"))
+    return _given(row, "answer", "answers")
 
 
-def _list(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else [str(one) for one in value or ()]
+def _given(row: Mapping[str, Any], *names: str) -> list[str]:
+    """The texts under the first of these names that has any; a number is one, `false` and "" are none."""
+    for name in names:
+        value = row.get(name)
+        values = [value] if isinstance(value, str | int | float) and value is not False else value or ()
+        if texts := [str(one) for one in values if one != ""]:
+            return texts
+    return []
 
 
 def _share(values: Sequence[bool]) -> float | None:

@@ -24,7 +24,7 @@ class Filters:
     folders: tuple[str, ...] = ()
     """Everything below any of these."""
     kinds: tuple[str, ...] = ()
-    """pdf, markdown, html, text, …"""
+    """pdf, markdown, html, text, … or endings of names: htm, .DOCX."""
     after: datetime.date | None = None
     """Files changed on this day or later, in local time."""
     before: datetime.date | None = None
@@ -34,6 +34,7 @@ class Filters:
         for name in ("files", "folders", "kinds"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(map(str, value or ())))
+        object.__setattr__(self, "kinds", tuple(kind.lower().lstrip(".") for kind in self.kinds))
         for name in ("after", "before"):
             object.__setattr__(self, name, _date(name, getattr(self, name)))
 

@@ -6,13 +6,14 @@ leans on it. Knows no library and no passages.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from ..core.chat import Message
 from . import prompts
 from .fitting import Window
 from .prompts import Wording
-from .terms import terms
+from .terms import language_of, terms
 
 REWRITE_TOKENS = 96
 """A rewritten question is no longer."""
@@ -63,15 +64,22 @@ def _is_faithful(rewritten: str, question: str, history: Sequence[Message]) -> b
     return len(new & said) >= 0.6 * len(new) > 0 and len(new & asked) >= 0.3 * len(asked)
 
 
-_LEANING = (
-    "它", "他", "她", "这", "那", "其", "前者", "后者", "上面", "刚才", "还有", "呢", "为什么？",
-    " it", "its ", " they", " them", "their ", " he ", " she ", " his ", " her ", " this", " that", " these", " those",
-    " one ", " ones ",
-    "what about", "how about", "and ", "why?", "more?",
-)  # fmt: skip
+_LEANING = re.compile(
+    r"\b(it|its|they|them|their|he|she|him|his|her|this|these|those|ones?(?! of))\b"
+    r"|(^|\b(is|was|does|did|about|after|and|before|for|from|in|like|of|on|than|to|with) )that\b"
+    r"|\b(what|how) about\b|^and\b|\bwhy\?|\bmore\?"
+    r"|(?<!其)[它她]|(?<![其吉])他|这|那|(?<![尤极耳])其(?![他它她中余实])|前者|后者|上面|刚才|还有|呢|为什么？"
+)
+_ASKING = re.compile(
+    r"为什么|什么|怎么样?|怎样|如何|哪[里儿个些年天]|谁|多[少久大长远高]|几[个年天]?|何时|时候|时间|地[方点]|[是有在的了吗要得能钱]|\W"
+)
+"""Words and signs that ask and say nothing of what."""
 
 
 def _leans(question: str) -> bool:
-    """Whether a question seems to need what was said before."""
-    padded = f" {question.lower()} "
-    return len(question) < 8 or any(word in padded for word in _LEANING)
+    """Whether a question seems to need what was said before: it points there, or names nothing itself."""
+    if _LEANING.search(question.lower()):
+        return True
+    if language_of(question) == "zh":
+        return len(_ASKING.sub("", question)) < 2
+    return len(question) < 8

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from . import traces
 from .embedding import Embedder
 from .readers import Document
 from .splitting import Passage, iter_passages
@@ -57,7 +58,7 @@ def put(store: Store, record: FileRecord, document: Document, embedder: Embedder
     position = end = 0
     with store.write() as writing:
         old = _vectors_of(writing, record.path)
-        _forget(writing, record.path)
+        _forget(store, writing, record.path)
         file = writing.execute(
             "INSERT INTO files (path, origin, kind, title, encoding, size, modified, checked, digest, warnings)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -82,7 +83,7 @@ def forget(store: Store, path: str) -> int:
     """Remove a file with all it brought, in one transaction; the number of its passages."""
     with store.write() as writing:
         writing.execute("DELETE FROM failures WHERE path = ?", (path,))
-        return _forget(writing, path)
+        return _forget(store, writing, path)
 
 
 def rename(store: Store, old: str, new: FileRecord) -> None:
@@ -204,7 +205,7 @@ def _add_vector(writing: sqlite3.Connection, number: int, vector: bytes) -> None
     writing.execute("INSERT INTO outbox (passage, added) VALUES (?, 1)", (number,))
 
 
-def _forget(writing: sqlite3.Connection, path: str) -> int:
+def _forget(store: Store, writing: sqlite3.Connection, path: str) -> int:
     found = writing.execute("SELECT id, title FROM files WHERE path = ?", (path,)).fetchone()
     if found is None:
         return 0
@@ -216,6 +217,7 @@ def _forget(writing: sqlite3.Connection, path: str) -> int:
             writing.execute("INSERT INTO outbox (passage, added) VALUES (?, 0)", (number,))
     writing.execute("DELETE FROM passages WHERE file = ?", (file,))
     writing.execute("DELETE FROM files WHERE id = ?", (file,))
+    traces.note(store, traces.WORDS)
     return len(rows)
 
 

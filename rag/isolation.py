@@ -40,6 +40,10 @@ HEADER = struct.Struct(">cQ")
 _Message = tuple[bytes, bytes]
 
 
+class ReaderStopped(UnreadableDocument):
+    """The process crashed or was given up; another time, with more memory or less to do, it may read the file."""
+
+
 class ReaderProcess:
     """A process that reads files. Thread-safe: one file at a time, callers wait in turn.
 
@@ -53,7 +57,7 @@ class ReaderProcess:
         self._child: _Child | None = None
 
     def read(self, path: Path, *, encoding: str | None = None) -> Document:
-        """As `readers.read`, with the same errors; a crash or a timeout is an `UnreadableDocument` too."""
+        """As `readers.read`, with the same errors; after a crash or a timeout `ReaderStopped`."""
         with self._lock:
             if self._child is None or not self._child.is_alive():
                 self._child = _Child()
@@ -141,7 +145,7 @@ class _Child:
                 message = self._messages.get(timeout=timeout if self._started else max(timeout, _STARTING))
             except Empty:
                 self.stop()
-                raise UnreadableDocument(
+                raise ReaderStopped(
                     f"{path.name}: reading it took more than {timeout:.0f} seconds; it was given up.",
                     "Save it again with another program, or split it.",
                 ) from None
@@ -150,9 +154,9 @@ class _Child:
             self._started = True
             yield message
 
-    def _crashed(self, path: Path) -> UnreadableDocument:
+    def _crashed(self, path: Path) -> ReaderStopped:
         self.stop()
-        return UnreadableDocument(
+        return ReaderStopped(
             f"{path.name}: the reader crashed on it (exit status {self._process.returncode}).",
             "Save it again with another program, or leave it out.",
         )

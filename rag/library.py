@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import BadInput, LibraryBusy
-from . import contents, indexing, sync
+from . import contents, indexing, sync, traces
 from .contents import FileInfo, Stats
 from .embedding import Embedder
 from .indexing import FileRecord
@@ -144,6 +144,7 @@ class Library:
                 self._remember_settings()
                 if self.store.meta("analysis") != ANALYSIS:
                     indexing.reindex_keywords(self.store, ANALYSIS)
+                traces.remove(self.store, self.vectors)
                 yield
             finally:
                 lock.release()
@@ -170,10 +171,9 @@ class Library:
         with self.writing():
             self._own.remember()
             report = sync.read_into(self.store, paths, self.embedder, tell, encoding)
+            traces.remove(self.store, self.vectors)
             if embed:
                 report.embedded = self._embed(tell, stop)
-            if report.changed or report.removed:
-                self._tidy()
         report.seconds = time.monotonic() - start
         return report
 
@@ -204,6 +204,7 @@ class Library:
             self._own.remember()
             record = FileRecord(name, "text", len(document.text), time.time_ns())
             passages = indexing.put(self.store, record, document, self.embedder)
+            traces.remove(self.store, self.vectors)
             if embed:
                 self._embed(_ignore, lambda: False)
         return passages
@@ -211,34 +212,31 @@ class Library:
     def delete(self, file: Path | str) -> int:
         """Remove a file from the library (not from the disk) so that no byte of it is left there.
 
-        The number of its passages. Raises `BadInput` if the library has no such file.
+        The number of its passages. Raises `BadInput` if the library has no such file. See `has_traces`.
         """
-        path = self.resolve(file)
-        return self.delete_all([path])[path]
+        return sum(self._delete(lambda: [self.resolve(file)]).values())
 
     def delete_all(self, names: Iterable[Path | str]) -> dict[str, int]:
         """`delete` for files and whole folders: path → passages. A wrong name among them leaves all as it was."""
-        paths = list(dict.fromkeys(path for name in names for path in contents.below(self.store, name)))
+        return self._delete(lambda: dict.fromkeys(path for name in names for path in contents.below(self.store, name)))
+
+    def _delete(self, find: Callable[[], Iterable[str]]) -> dict[str, int]:
         with self.writing():
+            paths = list(find())
+            with self.store.write():
+                traces.note(self.store, traces.BYTES)
             removed = {path: indexing.forget(self.store, path) for path in paths}
-            self._tidy(thoroughly=True)
+            traces.remove(self.store, self.vectors)
         return removed
+
+    @property
+    def has_traces(self) -> bool:
+        """Whether bytes of deleted files are left: another process was reading. The next change removes them."""
+        return traces.left(self.store)
 
     def resolve(self, file: Path | str) -> str:
         """The library's own path of a file given as the user knows it: whole, relative, or its last parts."""
         return contents.resolve(self.store, file)
-
-    def _tidy(self, thoroughly: bool = False) -> None:
-        """Leave nothing of deleted texts in the keyword index and, thoroughly, in no byte of any file."""
-        with self.store.write() as writing:
-            writing.execute("INSERT INTO keywords (keywords) VALUES ('optimize')")
-        if thoroughly:
-            with self.store.write() as writing:
-                last = writing.execute("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").fetchone()
-                writing.execute("DELETE FROM outbox")
-                self.store.set_meta("pruned", str(last[0] if last else 0))
-            self.store.compact()
-            self.vectors.purge()
 
     def files(self) -> list[FileInfo]:
         """Every file of the library, by path."""
@@ -253,9 +251,8 @@ class Library:
         with self.writing():
             self._own.replace(embedder)
             indexing.reindex_keywords(self.store, ANALYSIS)
-            count = sync.embed_into(self.store, self.embedder, on_progress or _ignore, lambda: False)
             self.vectors.purge()
-        return count
+            return self._embed(on_progress or _ignore, lambda: False)
 
     def query_vector(self, text: str) -> NDArray[np.float32]:
         """The vector of a question; the last few are remembered."""

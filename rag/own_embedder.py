@@ -64,7 +64,7 @@ class OwnEmbedder:
         with self._store.write() as writing:
             writing.execute("INSERT INTO outbox (passage, added) SELECT passage, 0 FROM vectors")
             writing.execute("DELETE FROM vectors")
-            writing.execute("DELETE FROM meta WHERE key IN ('embedder', 'embedder_name')")
+            writing.execute("DELETE FROM meta WHERE key IN ('embedder', 'embedder_name', 'calibration')")
         self.remember()
 
     def query_vector(self, text: str) -> NDArray[np.float32]:

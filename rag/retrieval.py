@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .library import Library
 
 MODES = ("hybrid", "keywords", "vectors")
+MOST = 100_000
+"""Passages that a search may be asked for."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ def check_options(k: int, mode: str) -> None:
         raise BadInput(f"{mode!r} is not a way to search.", f"Valid: {', '.join(MODES)}.")
     if not isinstance(k, Integral) or k < 1:
         raise BadInput(f"k must be a whole number of at least 1, not {k!r}.", "It is the number of passages wanted.")
+    if k > MOST:
+        raise BadInput(f"k is {k}: more than {MOST:,} passages are not searched for.", "Ask for fewer.")
 
 
 def reorder(reranker: Reranker, query: str, hits: Sequence[Hit]) -> list[Hit]:

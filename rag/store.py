@@ -176,11 +176,15 @@ class Store:
             self._counts = (changes, counts[0], counts[1])
         return self._counts[1:]
 
-    def compact(self) -> None:
-        """Write the file anew without its free pages, and empty the log: what was deleted is in neither."""
+    def compact(self) -> bool:
+        """Write the file anew without its free pages, and empty the log: what was deleted is in neither.
+
+        False where another process is in the middle of reading and needs the log.
+        """
         with self._explained():
             self.connection.execute("VACUUM")
-            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            busy, *_ = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

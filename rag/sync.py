@@ -10,17 +10,17 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from .. import __version__ as VERSION
+from ..core.encodings import decode
 from ..core.errors import BadInput, EngineUnavailable, HanpacaError
-from . import indexing
+from . import failures, indexing
 from .embedding import Embedder
 from .indexing import FileRecord
-from .isolation import read_isolated
+from .isolation import ReaderStopped, read_isolated
 from .paths import absolute, is_below
 from .readers import FORMATS, Document, is_readable, read
 from .store import Store
@@ -29,6 +29,8 @@ RACY_SECONDS = 2
 """A file written so shortly before it was read may have changed again within the clock's grain: read it again."""
 _TRIES = 3
 _PLAIN = ("text:", "markdown:")
+_BIG5 = ("big5", "cp950", "big5hkscs")  # a file that is read as the first may turn out to be any
+_MOST = 2**63 - 1  # the largest integer that SQLite holds
 
 
 @dataclass(frozen=True)
@@ -90,24 +92,29 @@ class Found:
     """Files of other types."""
     closed: list[tuple[str, str]] = field(default_factory=list)
     """(folder, why it cannot be looked into)."""
+    links: list[str] = field(default_factory=list)
+    """Links to folders, which are not followed."""
 
 
 def find_files(paths: Sequence[Path | str]) -> Found:
-    """Every file at or below `paths`; hidden files and folders are left out.
+    """Every file at or below `paths`; hidden files and folders are left out, links to folders not followed.
 
     A file that is named itself is taken whatever its type, so that its error can be told. Raises `BadInput` for a
-    path that does not exist.
+    path that does not exist, and for a pipe or a device.
     """
     found = Found()
     for given in paths:
         path = Path(absolute(given))
         if not path.exists():
             raise BadInput(f"There is no file or folder {path}.", "Check the path; nothing was changed.")
+        if not (path.is_dir() or path.is_file()):
+            raise BadInput(f"{path} is neither a file nor a folder.", "Save its text as a file; nothing was changed.")
         for name in [path] if not path.is_dir() else _below(path, found):
             with contextlib.suppress(FileNotFoundError):  # it went away since the folder was listed
                 found.files[str(name)] = name.stat()
     found.files = dict(sorted(found.files.items()))
     found.skipped = sorted(set(found.skipped))
+    found.links = sorted(set(found.links) - {absolute(path) for path in paths})
     return found
 
 
@@ -120,6 +127,7 @@ def _below(folder: Path, found: Found) -> Iterator[Path]:
 
     for place, folders, names in os.walk(folder, onerror=is_closed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found.links += [str(path) for name in folders if (path := Path(place, name)).is_symlink()]
         for name in names:
             path = Path(place, name)
             if name.startswith((".", "~$")) or not path.is_file():
@@ -134,17 +142,21 @@ def read_into(
     store: Store, paths: Sequence[Path | str], embedder: Embedder, tell: OnProgress, encoding: str | None = None
 ) -> SyncReport:
     """The first half of a sync: files into passages and the keyword index."""
+    if encoding is not None:
+        decode(b"", encoding)  # a wrong name is one error, not one for each file
     looked = find_files(paths)
     found, closed = looked.files, looked.closed
     skipped = [path for path in looked.skipped if not is_below(path, store.path.parent)]  # its own files
-    report = SyncReport(skipped=skipped, failed=closed)
+    report = SyncReport(skipped=skipped, failed=closed, warnings=_unfollowed(looked.links, paths))
     known = _known_below(store, paths)
     if not found and not known and not closed:
         listing = ", ".join(str(path) for path in paths)
         raise BadInput(
-            f"Nothing readable lies in {listing}.", "Give a folder with documents; hidden files do not count."
+            f"Nothing readable lies in {listing}.",
+            "Give a folder with documents; hidden files and linked folders do not count.",
         )
-    unseen = _inside([folder for folder, _ in closed])  # what the library has of them, it keeps
+    # What the library has of folders that are not looked into, it keeps.
+    unseen = _inside([*(folder for folder, _ in closed), *looked.links])
     gone = {path: row for path, row in known.items() if path not in found and not unseen(path)}
     clock = _Clock("read", sum(stat.st_size for stat in found.values()), tell)
     for count, (path, stat) in enumerate(found.items()):
@@ -154,7 +166,8 @@ def read_into(
     for path in gone:
         indexing.forget(store, path)
         report.removed.append(path)
-    _forget_failures(store, paths, found)
+    failed, inside = dict(report.failed), _inside(paths)
+    failures.forget(store, lambda path: inside(path) and path not in failed and not unseen(path))
     clock.tell(len(found), len(found), "")
     return report
 
@@ -172,16 +185,16 @@ def _one(
     if not _is_text(path):
         report.failed.append((_shown(path), "Its name is not valid text. Rename it."))
         return
-    misread = encoding is not None and (known is None or known.encoding not in (None, encoding))
+    misread = known is not None and not _is_read_by(known, encoding)
     if known is not None and not misread and _same(known, stat):
         report.unchanged.append(path)
         return
-    if not misread and (old := _remembered_failure(store, path, stat)) is not None:
+    if (old := failures.remembered(store, path, _state(stat), encoding)) is not None:
         report.failed.append((path, old))
         return
     try:
         record = _record(path)
-        same = _moved_from(known, record, gone)
+        same = _moved_from(known, record, gone, encoding)
         if same is None and (known is None or misread or known.digest != record.digest):
             record, document = _read_still(record, encoding)
     except EngineUnavailable:
@@ -190,7 +203,7 @@ def _one(
         message = _message(error)
         report.failed.append((path, message))
         if not isinstance(error, _Changing | OSError):
-            _remember_failure(store, path, stat, message)
+            failures.remember(store, path, _state(stat), encoding, message, not isinstance(error, ReaderStopped))
         return
     if known is not None and not misread and known.digest == record.digest:
         _touch(store, record)
@@ -207,11 +220,7 @@ def _one(
 
 def _is_text(path: str) -> bool:
     """Whether a path can be remembered: a name in another encoding than the system's cannot."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return _shown(path) == path
 
 
 def _shown(path: str) -> str:
@@ -219,11 +228,26 @@ def _shown(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode()
 
 
-def _moved_from(known: _Known | None, record: FileRecord, gone: Mapping[str, _Known]) -> _Known | None:
-    """The file that is not where it was any more and had this content."""
+def _moved_from(
+    known: _Known | None, record: FileRecord, gone: Mapping[str, _Known], encoding: str | None
+) -> _Known | None:
+    """The file that is not where it was any more, had this content and was read as this one would be."""
     if known is not None:
         return None
-    return next((row for row in gone.values() if row.digest == record.digest), None)
+    same = (row for row in gone.values() if row.digest == record.digest and _is_read_by(row, encoding))
+    return next((row for row in same if _reader(row.path) == _reader(record.path)), None)
+
+
+def _reader(path: str) -> str:
+    return FORMATS.get(Path(path).suffix.lower(), "")
+
+
+def _is_read_by(row: _Known, encoding: str | None) -> bool:
+    """Whether a file was read by the encoding asked for, however it is spelled; many formats have no such choice."""
+    if encoding is None or row.encoding is None:
+        return True
+    name = decode(b"", encoding).encoding
+    return row.encoding in (_BIG5 if name == _BIG5[0] else (name,))
 
 
 def _read_still(record: FileRecord, encoding: str | None) -> tuple[FileRecord, Document]:
@@ -239,7 +263,7 @@ def _read_still(record: FileRecord, encoding: str | None) -> tuple[FileRecord, D
 
 def _read(path: Path, encoding: str | None) -> Document:
     """Plain text here; formats whose parsers may hang or crash in a process of their own."""
-    if FORMATS.get(path.suffix.lower(), "").startswith(_PLAIN):
+    if _reader(str(path)).startswith(_PLAIN):
         return read(path, encoding=encoding)
     return read_isolated(path, encoding=encoding)
 
@@ -252,12 +276,17 @@ def _record(path: str) -> FileRecord:
     with open(path, "rb") as file:  # noqa: PTH123 - one open file for both, content and stat
         digest = hashlib.file_digest(file, "sha256").digest()
         stat = os.fstat(file.fileno())
-    return FileRecord(path, "file", stat.st_size, stat.st_mtime_ns, digest)
+    return FileRecord(path, "file", *_state(stat), digest)
+
+
+def _state(stat: os.stat_result) -> failures.State:
+    """Size and time of the last change, which may be centuries away, as SQLite can hold them."""
+    return stat.st_size, max(-_MOST, min(stat.st_mtime_ns, _MOST))
 
 
 def _same(known: _Known, stat: os.stat_result) -> bool:
     settled = known.modified < known.checked - RACY_SECONDS * 1_000_000_000
-    return settled and (known.size, known.modified) == (stat.st_size, stat.st_mtime_ns)
+    return settled and (known.size, known.modified) == _state(stat)
 
 
 def _known_below(store: Store, paths: Sequence[Path | str]) -> dict[str, _Known]:
@@ -280,27 +309,10 @@ def _touch(store: Store, record: FileRecord) -> None:
         )
 
 
-def _remembered_failure(store: Store, path: str, stat: os.stat_result) -> str | None:
-    row = store.connection.execute(
-        "SELECT message FROM failures WHERE path = ? AND size = ? AND modified = ? AND version = ?",
-        (path, stat.st_size, stat.st_mtime_ns, VERSION),
-    ).fetchone()
-    return None if row is None else str(row[0])
-
-
-def _remember_failure(store: Store, path: str, stat: os.stat_result, message: str) -> None:
-    row = (path, stat.st_size, stat.st_mtime_ns, VERSION, message)
-    with store.write() as writing:
-        writing.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?)", row)
-
-
-def _forget_failures(store: Store, paths: Sequence[Path | str], found: Iterable[str]) -> None:
-    inside, there = _inside(paths), set(found)
-    old = [row[0] for row in store.connection.execute("SELECT path FROM failures")]
-    dead = [(path,) for path in old if inside(path) and path not in there]
-    if dead:
-        with store.write() as writing:
-            writing.executemany("DELETE FROM failures WHERE path = ?", dead)
+def _unfollowed(links: Sequence[str], paths: Sequence[Path | str]) -> list[tuple[str, str]]:
+    there = _inside([os.path.realpath(path) for path in paths])  # read by its own path
+    problem = "A link to a folder is not followed; name the link itself to read it."
+    return [(_shown(link), problem) for link in links if not there(os.path.realpath(link))]
 
 
 def _message(error: Exception) -> str:

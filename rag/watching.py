@@ -7,9 +7,10 @@ changed; what changed is found out by the sync itself, as always.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def watch(
     `KeyboardInterrupt` at Ctrl+C: the library is whole then, as after any interrupted sync.
     """
     try:
-        import watchfiles
+        import watchfiles  # noqa: F401 - before the first sync, which takes long
     except ImportError as error:
         raise EngineUnavailable(
             "Watching folders needs the package watchfiles.", 'Install it with: pip install "hanpaca[rag]"'
@@ -53,26 +54,57 @@ def watch(
     embed, options = options.get("embed", True), options | {"embed": False}
     first = library.sync(given, **options)
     on_sync(first)
-    changes = watchfiles.watch(
-        *given,
-        watch_filter=lambda _, path: _concerns(library, given, path),
-        debounce=LONGEST,
-        step=SETTLED,
-        rust_timeout=_LOOK,
-        yield_on_timeout=True,
-        stop_event=stop,
-    )
     vectors = _Vectors(library, stop) if embed else None
-    watched, failed = False, set(first.failed)
-    for changed in changes:
-        # The first round ends with the watch in place: what changed before that is found now.
-        if changed or not watched:
+    failed = set(first.failed)
+    for changed in _rounds(library, given, stop):
+        if changed:
             outcome = _again(library, given, options)
             if isinstance(outcome, HanpacaError) or _is_news(outcome, failed):
                 on_sync(outcome)
-        if vectors and (done := vectors.go_on(bool(changed) or not watched)):
+        if vectors and (done := vectors.go_on(changed)):
             on_sync(done)
-        watched = True
+
+
+def _rounds(library: Library, given: Sequence[str], stop: threading.Event | None) -> Iterator[bool]:
+    """Twice a second and after every change, until `stop` is set: whether there may be something to sync.
+
+    The system watches what lay at a path when the watch began. Once that was moved away, deleted or replaced, the watch
+    begins anew as soon as something lies there again.
+    """
+    import watchfiles
+
+    while stop is None or not stop.is_set():
+        before, lost, fresh = _identities(given), False, True
+        rounds = watchfiles.watch(
+            *given,
+            watch_filter=lambda _, path: _concerns(library, given, path),
+            debounce=LONGEST,
+            step=SETTLED,
+            rust_timeout=_LOOK,
+            yield_on_timeout=True,
+            stop_event=stop,
+        )
+        with contextlib.suppress(FileNotFoundError), contextlib.closing(rounds):
+            for changed in rounds:
+                # The first round ends with the watch in place: what changed before that is found now.
+                yield fresh or bool(changed)
+                now, fresh = _identities(given), False
+                lost = lost or now != before or any((watchfiles.Change.deleted, path) in changed for path in given)
+                if lost and None not in now:
+                    break
+        time.sleep(_LOOK / 1000)  # what is missing may take its time
+
+
+def _identities(paths: Sequence[str]) -> list[tuple[int, int] | None]:
+    """What lies at each path, whatever its name; None for nothing."""
+    found: list[tuple[int, int] | None] = []
+    for path in paths:
+        try:
+            stat = Path(path).stat()
+            found.append((stat.st_dev, stat.st_ino))
+        except OSError:
+            found.append(None)
+    return found
 
 
 class _Vectors:

@@ -43,6 +43,21 @@ class Parser(argparse.ArgumentParser):
         return found
 
 
+MOST_PASSAGES = 1_000
+"""What `-k` and `--neighbours` may ask for; nobody reads more, and SQLite's whole numbers end somewhere."""
+
+
+def passage_count(text: str) -> int:
+    """The type of an option that counts passages; what is too few, the search says."""
+    try:
+        count = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+    if count > MOST_PASSAGES:
+        raise argparse.ArgumentTypeError(f"{MOST_PASSAGES:,} passages are the most, not {text}")
+    return count
+
+
 def add_json(parser: Parser) -> None:
     """`--json`: one JSON object on stdout instead of text."""
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")

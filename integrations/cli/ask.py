@@ -8,7 +8,7 @@ import contextlib
 from ...core import Model, load
 from ...core.errors import BadInput
 from .answers import plain_answer, show_answer, write
-from .arguments import Parser, add_abstain, add_json, add_library, add_model, add_sampling, sampling_of
+from .arguments import Parser, add_abstain, add_json, add_library, add_model, add_sampling, passage_count, sampling_of
 from .library import add_filters, add_rerank, filters_of, open_library
 from .output import as_json
 from .places import BUNDLED, NO_MODEL, READER, model_name, model_options, no_model
@@ -28,7 +28,9 @@ def run(argv: list[str]) -> int:
         f" ({BUNDLED} for other modes than auto and focus); `{NO_MODEL}` quotes without a model",
     )
     parser.add_argument("--mode", choices=MODES, default="auto", help="how to answer; default: %(default)s")
-    parser.add_argument("-k", type=int, default=5, metavar="N", help="passages to answer from; default: %(default)s")
+    parser.add_argument(
+        "-k", type=passage_count, default=5, metavar="N", help="passages to answer from; default: %(default)s"
+    )
     add_abstain(parser)
     add_filters(parser)
     add_rerank(parser)

@@ -30,7 +30,7 @@ def ingest(argv: list[str]) -> int:
         "ingest", "Read documents and folders into a library. Run again at any time: only changes are read."
     )
     found = parser.parse(argv)
-    with open_library(found, create=True, embedder=found.embedder) as library:
+    with _opened(found) as library:
         return _once(library, found)
 
 
@@ -39,7 +39,7 @@ def sync(argv: list[str]) -> int:
     parser = _parser("sync", "Bring a library in step with folders: add, change, rename and remove what they do.")
     parser.add_argument("--watch", action="store_true", help="go on after every change in the folders, until Ctrl+C")
     found = parser.parse(argv)
-    with open_library(found, create=True, embedder=found.embedder) as library:
+    with _opened(found) as library:
         return _watch(library, found) if found.watch else _once(library, found)
 
 
@@ -54,6 +54,16 @@ def _parser(name: str, about: str) -> Parser:
     )
     add_json(parser)
     return parser
+
+
+def _opened(found: argparse.Namespace) -> Library:
+    """The library to fill; none is made for a path that is not there."""
+    from ...rag.paths import absolute
+
+    for path in map(Path, map(absolute, found.paths)):
+        if not path.exists():
+            raise BadInput(f"There is no file or folder {path}.", "Check the path; nothing was changed.")
+    return open_library(found, create=True, embedder=found.embedder)
 
 
 def _options(found: argparse.Namespace) -> dict[str, Any]:
@@ -120,7 +130,9 @@ def show_report(report: SyncReport) -> None:
 
 
 def _code(report: SyncReport, paths: list[Path]) -> int:
-    named = {str(path.absolute()) for path in paths}
+    from ...rag.paths import absolute
+
+    named = set(map(absolute, paths))
     nothing = not (report.added or report.changed or report.renamed or report.unchanged)
     failed = any(path in named for path, _ in report.failed) or (nothing and bool(report.failed))
     return BadInput.exit_code if failed else 0

@@ -7,7 +7,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import BadInput
-from .arguments import Parser, add_json, add_library
+from .arguments import Parser, add_json, add_library, passage_count
 from .output import about, as_json, note, quoted, say, short, size, table
 from .places import library_folder
 
@@ -59,11 +59,14 @@ def delete(argv: list[str]) -> int:
         return _delete_library(found)
     with open_library(found) as library:
         removed = library.delete_all(found.files)
+        traces = library.has_traces
     if found.json:
-        as_json({"removed": removed})
+        as_json({"removed": removed, "traces": traces})
     else:
         for path, count in removed.items():
             say(f"{short(path)} is removed ({count} passages).")
+    if traces:
+        note("Another process is reading the library: its files hold what was removed until the next change.")
     return 0
 
 
@@ -86,11 +89,13 @@ def search(argv: list[str]) -> int:
     parser = Parser("search", "The passages that fit a question, without any language model.")
     parser.add_argument("question", nargs="+")
     add_library(parser)
-    parser.add_argument("-k", type=int, default=5, metavar="N", help="how many passages; default: %(default)s")
+    parser.add_argument(
+        "-k", type=passage_count, default=5, metavar="N", help="how many passages; default: %(default)s"
+    )
     parser.add_argument("--mode", choices=MODES, default=MODES[0], help="default: %(default)s")
     add_filters(parser)
     parser.add_argument(
-        "--neighbours", type=int, default=0, metavar="N", help="show N passages before and after each one too"
+        "--neighbours", type=passage_count, default=0, metavar="N", help="show N passages before and after each one too"
     )
     add_rerank(parser)
     parser.add_argument("--explain", action="store_true", help="say why each passage came")

@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ...core.errors import BadInput
+
 BUNDLED = "smollm2"
 READER = "smollm2-reader"
 """The bundled model for questions about documents."""
@@ -20,8 +22,15 @@ NO_MODEL = "none"
 def library_folder(chosen: str) -> Path:
     """A folder for `--library`: a path if it has a slash or begins with a dot or tilde, else a name in the user's
     data folder."""
-    if os.sep in chosen or chosen.startswith((".", "~")):
-        return Path(chosen).expanduser()
+    if chosen.startswith("~"):
+        try:
+            return Path(chosen).expanduser()
+        except RuntimeError as error:
+            raise BadInput(
+                f"{chosen}: there is no such home folder.", f"Write the whole path, or ./{chosen} for one of this name."
+            ) from error
+    if os.sep in chosen or chosen.startswith("."):
+        return Path(chosen)
     from ...rag.names import library_folder as named
 
     return named(chosen)

@@ -38,6 +38,48 @@ def test_a_missing_file(run: Run, library: Path) -> None:
     assert "llamas.txt" in run("sources", "--library", library).out
 
 
+@pytest.mark.parametrize("command", ["ingest", "sync"])
+def test_a_missing_file_makes_no_library(run: Run, tmp_path: Path, command: str) -> None:
+    (tmp_path / "good.txt").write_text(TEXT, encoding="utf-8")
+    refused(run(command, "good.txt", "nowhere.txt", "--library", "./new"), "nowhere.txt", "nothing was changed")
+    assert not (tmp_path / "new").exists()
+    refused(run("sources", "--library", "./new"), "no library")
+
+
+def test_a_named_file_that_cannot_be_read_is_told_however_it_is_written(
+    run: Run, library: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "e").mkdir()
+    (tmp_path / "good.txt").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "bad.pdf").write_bytes(b"This is no PDF at all.")
+    refused(run("ingest", "good.txt", "e/../bad.pdf", "--library", library), "bad.pdf")
+
+
+def test_a_home_folder_that_there_is_not(run: Run, library: Path, tmp_path: Path) -> None:
+    for chosen in ("~nobody-of-this-name", "~nobody-of-this-name/x"):
+        refused(run("sources", "--library", chosen), chosen, "whole path")
+    library.rename(tmp_path / "~nobody-of-this-name")
+    assert "llamas.txt" in run("sources", "--library", "./~nobody-of-this-name").out
+
+
+@pytest.mark.parametrize("option", ["-k", "--neighbours"])
+def test_more_passages_than_anybody_reads(run: Run, library: Path, option: str) -> None:
+    assert run("search", "llamas", "--library", library, option, "1000").code == 0
+    for count in ("1001", "99999999999999999999"):
+        refused(run("search", "llamas", "--library", library, option, count), option, "1,000 passages", count)
+    refused(run("search", "llamas", "--library", library, option, "many"), option, "'many' is no whole number")
+    refused(run("ask", "llamas?", "--library", library, "--model", "none", "-k", "1001"), "1,000 passages")
+
+
+def test_a_backup_over_something_else(run: Run, library: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.docx").write_text("Years of work.")
+    refused(run("backup", "lib/library.sqlite3", "--library", library), "own folder")
+    refused(run("backup", "thesis.docx", "--library", library), "no backup", "another name")
+    refused(run("backup", ".", "--library", library), ". is a folder", "library.zip")
+    assert (tmp_path / "thesis.docx").read_text() == "Years of work."
+    assert "llamas.txt" in run("sources", "--library", library).out
+
+
 def test_a_folder_with_nothing_readable(run: Run, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0")

@@ -106,7 +106,7 @@ def test_no_prompt_exceeds_the_window(library: Library, history, window, k, max_
 
 
 def test_a_question_that_fills_the_window_is_refused(library: Library) -> None:
-    with pytest.raises(ContextOverflow, match="question alone"):
+    with pytest.raises(ContextOverflow, match="question and an answer of"):
         answer(library, Scripted("x", window=100), "What is the capital of Peru? " * 20, abstain=False)
 
 
@@ -125,7 +125,10 @@ def test_refine_and_map_reduce(library: Library) -> None:
     found = answer(library, model, "What are the capitals of Peru and Chile?", mode="map_reduce", k=1, abstain=False)
     assert model.batches and model.batches[0] > 1
     assert {citation.number for citation in found.citations} == {2}
-    model = Scripted("NOTHING")
+    said = "首都与人口无关，是巴黎。[1]"  # the word for "nothing" within a note
+    found = answer(library, Scripted(said), "法国的首都是哪里？", mode="map_reduce", k=1, abstain=False)
+    assert not found.refused and "巴黎" in found.text
+    model = Scripted("NOTHING. [1]")
     assert answer(library, model, "What is the capital of Peru?", mode="map_reduce", abstain=False).refused
 
 

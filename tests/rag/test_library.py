@@ -177,6 +177,8 @@ def test_bad_questions_are_refused(library: Library, folder: Path) -> None:
         library.search("  ")
     with pytest.raises(BadInput, match="hybrid, keywords, vectors"):
         library.search("什么？", mode="magic")
+    with pytest.raises(BadInput, match="100,000"):
+        library.search("羊驼", k=10**20)
     with pytest.raises(BadInput, match="at least 1"):
         library.search("什么？", k=0)
 

@@ -41,7 +41,53 @@ def test_what_is_no_backup_is_refused(tmp_path: Path, damage: str) -> None:
             archive.writestr("x", "y")
     with pytest.raises(BadInput, match="not a whole backup"):
         restore(file, tmp_path / "two")
-    assert not list((tmp_path / "two").glob("*"))
+    assert not (tmp_path / "two").exists()
+
+
+def test_a_failed_restore_leaves_only_folders_that_were_there(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "b.zip").write_bytes(b"nothing")
+    for folder in (tmp_path / "there", tmp_path / "new" / "newer"):
+        with pytest.raises(BadInput, match="not a whole backup"):
+            restore(tmp_path / "b.zip", folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.zip", "there"]
+
+
+@pytest.mark.parametrize("name", ["library.sqlite3", "new.zip", "new/b.zip", "../link/b.zip", "../one/b.zip"])
+def test_a_backup_is_never_written_into_its_library(tmp_path: Path, name: str) -> None:
+    with Library.open(tmp_path / "one") as library:
+        library.add_text(TEXT, "茶", embed=False)
+        (tmp_path / "link").symlink_to(tmp_path / "one")
+        before = sorted((tmp_path / "one").iterdir())
+        with pytest.raises(BadInput, match="own folder"):
+            backup(library, tmp_path / "one" / name)
+        assert sorted((tmp_path / "one").iterdir()) == before
+    with Library.open(tmp_path / "one", create=False) as library:
+        assert library.stats().files == 1
+
+
+def test_a_backup_replaces_only_an_older_backup(tmp_path: Path) -> None:
+    other, zipped, older = tmp_path / "thesis.docx", tmp_path / "other.zip", tmp_path / "backup.zip"
+    other.write_text("Years of work.")
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("format", "another-1")
+    with Library.open(tmp_path / "one") as library:
+        backup(library, older)
+        small = older.stat().st_size
+        library.add_text(TEXT, "茶", embed=False)
+        backup(library, older)
+        assert older.stat().st_size > small
+        for file in (other, zipped):
+            before = file.read_bytes()
+            with pytest.raises(BadInput, match=r"no backup of a library.*another name"):
+                backup(library, file)
+            assert file.read_bytes() == before
+
+
+def test_a_backup_wants_the_name_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    with Library.open(tmp_path / "one") as library, pytest.raises(BadInput, match=r"d is a folder.*name of a file"):
+        backup(library, tmp_path / "d")
 
 
 def test_a_summary_without_a_model_quotes_the_document(tmp_path: Path) -> None:

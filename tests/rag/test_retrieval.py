@@ -203,6 +203,56 @@ def test_evaluate(library: Library, tmp_path: Path) -> None:
         read_questions(path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gbk", "utf-16"])
+def test_question_files_in_the_encodings_of_programs(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_bytes('{"question": "羊驼住在哪里？"}\r\n{"question": "毛是什么样的？"}'.encode(encoding))
+    assert [row["question"] for row in read_questions(path)] == ["羊驼住在哪里？", "毛是什么样的？"]
+
+
+def test_a_line_separator_within_a_question(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"question": "Where\u2028do llamas live?"}\n', encoding="utf-8")
+    assert read_questions(path) == [{"question": "Where\u2028do llamas live?"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"question": "a"}\n{"question": " "}', "Line 2 .* has no question"),
+        (b'{"question": "a"}\n[]', "Line 2 .* has no question"),
+        (b'{"question": "a", "answer": ' + b"9" * 5000 + b"}", "Line 1 .* no JSON"),
+        (b"PK\x03\x04\0\0", "q.jsonl cannot be read: .* ZIP"),
+        (b"\xef\xbb\xbf" + b'{"question": "a \xff, and many more words besides"}', "cannot be read: 1 byte"),
+    ],
+)
+def test_question_files_that_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "q.jsonl").write_bytes(content)
+    with pytest.raises(BadInput, match=message):
+        read_questions(tmp_path / "q.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("row", "recall"),
+    [
+        ({"answer": 7919}, 1.0),
+        ({"answers": [1, 7919]}, 1.0),
+        ({"answer": 1.5}, 0.0),
+        ({"file": 5}, 0.0),
+        ({"answer": 0}, 0.0),
+        ({"answer": "", "answers": ["plateau"]}, 1.0),
+    ],
+)
+def test_numbers_as_answers_and_files(library: Library, row: dict[str, Any], recall: float) -> None:
+    found = evaluate(library, [{"question": "What is the fact about alpacas on the plateau?", **row}])
+    assert found.recall[10] == recall
+
+
+@pytest.mark.parametrize("nothing", [None, False, "", []])
+def test_no_answer_and_no_file_are_compared_with_nothing(library: Library, nothing: Any) -> None:
+    assert evaluate(library, [{"question": "alpacas", "answer": nothing, "file": nothing}]).recall == {}
+
+
 def test_names_of_libraries(tmp_path: Path) -> None:
     names = ["法律/合同", "默认", "CON", "a:b", "..", "Überblick", "%41", "emoji🦙"]
     for name in names:

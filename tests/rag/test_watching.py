@@ -1,5 +1,7 @@
 """Watching a folder: what changes there is in the library a moment later; it ends when told to."""
 
+import contextlib
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -46,12 +48,19 @@ def watcher(tmp_path: Path) -> Iterator[Watcher]:
     folder.mkdir()
     (folder / "一.txt").write_text("羊驼住在高原上。", encoding="utf-8")
     # The library lies below the watched folder: its own files must not set off a sync.
-    with Library.open(folder / "library", HashedEmbedder()) as library:
-        made = Watcher(library, folder)
+    with Library.open(folder / "library", HashedEmbedder()) as library, watching_of(library, folder) as made:
         yield made
+
+
+@contextlib.contextmanager
+def watching_of(library: Library, path: Path) -> Iterator[Watcher]:
+    made = Watcher(library, path)
+    try:
+        yield made
+    finally:
         made.stop.set()
         made.thread.join(PATIENCE)
-        assert not made.thread.is_alive()
+    assert not made.thread.is_alive()
 
 
 def test_changes_arrive_and_come_together(watcher: Watcher) -> None:
@@ -70,13 +79,13 @@ def test_changes_arrive_and_come_together(watcher: Watcher) -> None:
 
 
 def test_what_does_not_concern_the_library_sets_nothing_off(watcher: Watcher) -> None:
-    syncs = len(watcher.outcomes)
+    watcher.wait(lambda: len(watcher.outcomes) == 2)  # the words, then the vectors
     (watcher.folder / ".hidden.txt").write_text("x", encoding="utf-8")
     (watcher.folder / "~$lock.docx").write_text("x", encoding="utf-8")
     (watcher.folder / "picture.jpg").write_bytes(b"x")
     watcher.library.add_text("一份不是文件的文本。", "笔记")
     time.sleep(2.5)
-    assert len(watcher.outcomes) == syncs
+    assert len(watcher.outcomes) == 2
 
 
 def test_a_moved_folder_is_followed(watcher: Watcher, tmp_path: Path) -> None:
@@ -87,6 +96,38 @@ def test_a_moved_folder_is_followed(watcher: Watcher, tmp_path: Path) -> None:
     watcher.wait(lambda: "三.txt" in watcher.names())
     (watcher.folder / "v1.2").rename(outside)
     watcher.wait(lambda: "三.txt" not in watcher.names())
+
+
+def moved(folder: Path) -> None:
+    folder.rename(folder.with_name("moved"))
+
+
+@pytest.mark.parametrize("lose", [moved, shutil.rmtree])
+@pytest.mark.parametrize("pause", [0.0, 3.0])
+def test_a_watched_folder_that_goes_and_comes_back(tmp_path: Path, lose: Callable[[Path], None], pause: float) -> None:
+    folder = tmp_path / "文档"
+    folder.mkdir()
+    (folder / "一.txt").write_text("羊驼住在高原上。", encoding="utf-8")
+    with Library.open(tmp_path / "library", HashedEmbedder()) as library, watching_of(library, folder) as watcher:
+        lose(folder)
+        time.sleep(pause)
+        folder.mkdir()
+        (folder / "二.txt").write_text("它回来了。", encoding="utf-8")
+        watcher.wait(lambda: watcher.names() == {"二.txt"})
+        time.sleep(2.5)  # until the new watch is in place
+        (folder / "三.txt").write_text("又来了一份。", encoding="utf-8")
+        watcher.wait(lambda: "三.txt" in watcher.names())
+
+
+def test_a_watched_file_is_replaced_as_editors_do(tmp_path: Path) -> None:
+    path = tmp_path / "一.txt"
+    path.write_text("第0次保存。", encoding="utf-8")
+    with Library.open(tmp_path / "library", HashedEmbedder()) as library, watching_of(library, path) as watcher:
+        for number in (1, 2, 3):
+            (tmp_path / "new").write_text(f"第{number}次保存。", encoding="utf-8")
+            (tmp_path / "new").replace(path)
+            watcher.wait(lambda: str(number) in library.passages(path)[0].text)  # noqa: B023 - it is called at once
+            time.sleep(2.5)
 
 
 def test_a_failed_sync_is_told_and_the_next_one_tries_again(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
