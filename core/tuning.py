@@ -24,6 +24,11 @@ from .errors import BadInput, HanpacaError
 from .weights.files import new_file
 
 CANDIDATES = ("Q4_0", "Q8_0", "F16", "BF16")
+LOSS_FREE = "Q8_0"
+"""What a packaged model becomes by itself: its output differs from the original's by rounding only.
+
+Not F16, which some processors compute faster for many at once: with it a seed gave another text once its prompt was cached.
+"""
 LOSS = 0.02
 """Most that a chosen type may lose by default: perplexity 2 % above the original's."""
 
@@ -71,22 +76,12 @@ def prepare(source: ModelSource) -> ModelSource:
     if source.path is None or source.entry is None or source.entry.package is None or _read(source.path) is not None:
         return tuned(source)
     try:
-        path = make(source.path, type := loss_free())
+        path = make(source.path, LOSS_FREE)
     except (HanpacaError, OSError) as error:
         _log.info("%s stays as it was packaged: %s", source.name, error)
         return source
-    remember(source.path, type, path, {"why": "packaged model, loss-free type"})
+    remember(source.path, LOSS_FREE, path, {"why": "packaged model, loss-free type"})
     return tuned(source)
-
-
-def loss_free() -> str:
-    """What a packaged model becomes by itself: its output differs from the original's by rounding only.
-
-    With AVX-512 but no bfloat16 F16 prefills and decodes batches of 16 a third faster than Q8_0, and one stream an
-    eighth slower; elsewhere Q8_0 was the better one. Figures: `tests/benchmarks/LOG.md`.
-    """
-    flags = set(_cpu().split())
-    return "F16" if "avx512f" in flags and "avx512_bf16" not in flags else "Q8_0"
 
 
 def tune(

@@ -100,8 +100,7 @@ def test_an_answer_that_was_begun_goes_on(model):
 def test_score_prefers_what_is_true(model):
     right, wrong = model.score("The capital of France is", [" Paris", " Tokyo"])
     assert sum(right) > sum(wrong)
-    alone = model.score("The capital of France is", " Paris")
-    assert alone == pytest.approx(right, abs=0.01)  # F16's sums differ by the batch
+    assert model.score("The capital of France is", " Paris") == pytest.approx(right)
 
 
 def test_settings_are_checked_by_name(model):
