@@ -27,7 +27,7 @@ CANDIDATES = ("Q4_0", "Q8_0", "F16", "BF16")
 LOSS_FREE = "Q8_0"
 """What a packaged model becomes by itself: its output differs from the original's by rounding only.
 
-Not F16, which some processors compute faster for many at once: with it a seed gave another text once its prompt was cached.
+Not F16, which some processors compute faster for many at once: a seed gave another text once its prompt was cached.
 """
 LOSS = 0.02
 """Most that a chosen type may lose by default: perplexity 2 % above the original's."""
