@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import BadInput, HanpacaError
+from .finding import find_files
 from .isolation import read_isolated
 from .readers import FORMATS, Document, read
-from .sync import find_files
 
 log = logging.getLogger(__name__)
 UNITS = ("page", "file")

@@ -11,6 +11,11 @@ def absolute(path: Path | str) -> str:
     return os.path.abspath(path)  # noqa: PTH100 - Path.resolve would follow the links
 
 
+def shown(path: str) -> str:
+    """A path that can be printed, whatever its name's encoding."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
 def is_below(path: str, folder: Path | str) -> bool:
     """Whether a path lies in a folder (however deep), or is it."""
     top = absolute(folder)

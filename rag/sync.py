@@ -6,11 +6,10 @@ ends in the same library. Unchanged files cost a `stat`. Text is searchable at o
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -19,10 +18,11 @@ from ..core.encodings import decode
 from ..core.errors import BadInput, EngineUnavailable, HanpacaError
 from . import failures, indexing
 from .embedding import Embedder
+from .finding import find_files, message_of
 from .indexing import FileRecord
 from .isolation import ReaderStopped, read_isolated
-from .paths import absolute, is_below
-from .readers import FORMATS, Document, is_readable, read
+from .paths import is_below, shown
+from .readers import FORMATS, Document, read
 from .store import Store
 
 RACY_SECONDS = 2
@@ -82,62 +82,6 @@ class _Known(NamedTuple):
     encoding: str | None
 
 
-@dataclass
-class Found:
-    """What lies at and below some paths."""
-
-    files: dict[str, os.stat_result] = field(default_factory=dict)
-    """Absolute path → stat of every file of a type that is read, sorted."""
-    skipped: list[str] = field(default_factory=list)
-    """Files of other types."""
-    closed: list[tuple[str, str]] = field(default_factory=list)
-    """(folder, why it cannot be looked into)."""
-    links: list[str] = field(default_factory=list)
-    """Links to folders, which are not followed."""
-
-
-def find_files(paths: Sequence[Path | str]) -> Found:
-    """Every file at or below `paths`; hidden files and folders are left out, links to folders not followed.
-
-    A file that is named itself is taken whatever its type, so that its error can be told. Raises `BadInput` for a
-    path that does not exist, and for a pipe or a device.
-    """
-    found = Found()
-    for given in paths:
-        path = Path(absolute(given))
-        if not path.exists():
-            raise BadInput(f"There is no file or folder {path}.", "Check the path; nothing was changed.")
-        if not (path.is_dir() or path.is_file()):
-            raise BadInput(f"{path} is neither a file nor a folder.", "Save its text as a file; nothing was changed.")
-        for name in [path] if not path.is_dir() else _below(path, found):
-            with contextlib.suppress(FileNotFoundError):  # it went away since the folder was listed
-                found.files[str(name)] = name.stat()
-    found.files = dict(sorted(found.files.items()))
-    found.skipped = sorted(set(found.skipped))
-    found.links = sorted(set(found.links) - {absolute(path) for path in paths})
-    return found
-
-
-def _below(folder: Path, found: Found) -> Iterator[Path]:
-    """The files to read; what is left out goes into `found`."""
-
-    def is_closed(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            found.closed.append((_shown(str(error.filename)), _message(error)))
-
-    for place, folders, names in os.walk(folder, onerror=is_closed):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found.links += [str(path) for name in folders if (path := Path(place, name)).is_symlink()]
-        for name in names:
-            path = Path(place, name)
-            if name.startswith((".", "~$")) or not path.is_file():
-                continue
-            if is_readable(path):
-                yield path
-            else:
-                found.skipped.append(_shown(str(path)))
-
-
 def read_into(
     store: Store, paths: Sequence[Path | str], embedder: Embedder, tell: OnProgress, encoding: str | None = None
 ) -> SyncReport:
@@ -183,7 +127,7 @@ def _one(
     encoding: str | None,
 ) -> None:
     if not _is_text(path):
-        report.failed.append((_shown(path), "Its name is not valid text. Rename it."))
+        report.failed.append((shown(path), "Its name is not valid text. Rename it."))
         return
     misread = known is not None and not _is_read_by(known, encoding)
     if known is not None and not misread and _same(known, stat):
@@ -200,7 +144,7 @@ def _one(
     except EngineUnavailable:
         raise
     except (HanpacaError, OSError) as error:
-        message = _message(error)
+        message = message_of(error)
         report.failed.append((path, message))
         if not isinstance(error, _Changing | OSError):
             failures.remember(store, path, _state(stat), encoding, message, not isinstance(error, ReaderStopped))
@@ -220,12 +164,7 @@ def _one(
 
 def _is_text(path: str) -> bool:
     """Whether a path can be remembered: a name in another encoding than the system's cannot."""
-    return _shown(path) == path
-
-
-def _shown(path: str) -> str:
-    """A path that can be printed, whatever its name's encoding."""
-    return path.encode("utf-8", "backslashreplace").decode()
+    return shown(path) == path
 
 
 def _moved_from(
@@ -312,13 +251,7 @@ def _touch(store: Store, record: FileRecord) -> None:
 def _unfollowed(links: Sequence[str], paths: Sequence[Path | str]) -> list[tuple[str, str]]:
     there = _inside([os.path.realpath(path) for path in paths])  # read by its own path
     problem = "A link to a folder is not followed; name the link itself to read it."
-    return [(_shown(link), problem) for link in links if not there(os.path.realpath(link))]
-
-
-def _message(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f"It cannot be read: {error.strerror or error}."
-    return str(error)
+    return [(shown(link), problem) for link in links if not there(os.path.realpath(link))]
 
 
 class _Clock:

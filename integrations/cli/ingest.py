@@ -58,11 +58,9 @@ def _parser(name: str, about: str) -> Parser:
 
 def _opened(found: argparse.Namespace) -> Library:
     """The library to fill; none is made for a path that is not there."""
-    from ...rag.paths import absolute
+    from ...rag.finding import check_paths
 
-    for path in map(Path, map(absolute, found.paths)):
-        if not path.exists():
-            raise BadInput(f"There is no file or folder {path}.", "Check the path; nothing was changed.")
+    check_paths(found.paths)
     return open_library(found, create=True, embedder=found.embedder)
 
 

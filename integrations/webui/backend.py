@@ -10,57 +10,24 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ... import load
-from ...core.chat import Llama2Template
 from ...core.engines.base import Delta, TokenLogprob
-from ...core.errors import BadInput, ContextOverflow, HanpacaError, UnsupportedFeature
+from ...core.errors import BadInput, ContextOverflow, HanpacaError
 from ...core.model import Model
 from ...core.sampling import Sampling
 from . import host
+from .host_settings import HostSettings, settings_for
 from .prompting import Prompt, ids_of_parts, ids_of_text, is_whole, mark, mark_history, parts_of, spaced, unmarked
 from .sampling import sampling_of, stop_strings
 from .stand_in import LlamaServer, entries
-from .template import template_text
 
 LOOK_SECONDS = 0.05
 """How often Stop is looked at while no token comes."""
 SETTLE_SECONDS = 1.0
 """Between the host's unloading of one model and its loading of the next."""
 PATIENCE_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class HostSettings:
-    """What presenting a model changes in the host, to be put back."""
-
-    loader: Any
-    truncation_length: Any
-    instruction_template: Any
-    bos_token: str
-    eos_token: str
-
-    @classmethod
-    def now(cls) -> HostSettings:
-        shared = host.shared()
-        settings = shared.settings
-        return cls(
-            shared.args.loader,
-            settings.get("truncation_length"),
-            settings.get("instruction_template_str"),
-            shared.bos_token,
-            shared.eos_token,
-        )
-
-    def put(self) -> None:
-        """Make the host have them."""
-        shared = host.shared()
-        shared.args.loader = self.loader
-        shared.settings["truncation_length"] = self.truncation_length
-        shared.settings["instruction_template_str"] = self.instruction_template
-        shared.bos_token, shared.eos_token = self.bos_token, self.eos_token
 
 
 class Backend:
@@ -146,7 +113,7 @@ class Backend:
             if self._before is None:
                 self._before = HostSettings.now()
             if self._own is None:
-                self._own = _settings_for(self.model)
+                self._own = settings_for(self.model)
             shared = host.shared()
             self._own.put()
             self._stand_in = LlamaServer(self)
@@ -324,33 +291,6 @@ def _open(name: str, context: int) -> Model:
         model.close()
         raise
     return model
-
-
-def _settings_for(model: Model) -> HostSettings:
-    """What the host needs to know of the model: its window, its template, and how its control tokens are spelled."""
-    shared = host.shared()
-    before = HostSettings.now()
-    try:
-        return _read_settings(model, before)
-    finally:
-        shared.bos_token, shared.eos_token = before.bos_token, before.eos_token
-
-
-def _read_settings(model: Model, before: HostSettings) -> HostSettings:
-    shared = host.shared()
-    template, bos, eos = before.instruction_template, "<s>", "</s>"
-    try:
-        own = model.template
-    except UnsupportedFeature:  # a base model: there is nothing to chat with
-        own = None
-    if isinstance(own, Llama2Template):
-        template = template_text()
-    elif own is not None and model.source.path is not None:
-        # As the host reads it for a loader of its own, so that no two ways give two prompts.
-        found = host.module("models_settings").get_model_metadata(str(model.source.path))
-        template = found.get("instruction_template_str") or template
-        bos, eos = shared.bos_token, shared.eos_token
-    return HostSettings(host.LLAMA_CPP, model.context_length, template, bos, eos)
 
 
 def _with_last_cut(history: Mapping[str, Any], cut: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:

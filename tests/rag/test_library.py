@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hanpaca.core.errors import BadInput, LibraryBusy, LibraryMismatch
-from hanpaca.rag import Library, sync
+from hanpaca.rag import Library, finding
 
 ALPACA = "羊驼是一种动物，生活在南美洲。它们的毛很柔软。\n羊驼的寿命约为十五到二十年。"
 LLAMA = "The llama is a domesticated animal of South America.\n\nA llama can carry about thirty kilograms."
@@ -142,7 +142,7 @@ def test_a_folder_that_cannot_be_looked_into_keeps_its_files(
 def test_a_file_that_goes_away_while_its_folder_is_listed(
     library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = sync.is_readable
+    real = finding.is_readable
 
     def is_readable(path: Path) -> bool:
         found = real(path)
@@ -150,7 +150,7 @@ def test_a_file_that_goes_away_while_its_folder_is_listed(
             path.unlink(missing_ok=True)
         return found
 
-    monkeypatch.setattr(sync, "is_readable", is_readable)
+    monkeypatch.setattr(finding, "is_readable", is_readable)
     report = library.sync([folder])
     assert names(report.added) == [name for name in names(report.added) if name != "羊驼.txt"] and not report.failed
 
