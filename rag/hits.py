@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .paths import place_of
-from .sentences import sentences
+from .sentences import iter_sentences, sentences
 from .store import Store
 
 
@@ -91,15 +91,14 @@ def filled(store: Store, hit: Hit, most: int) -> Hit:
         return hit
     wide = _joined(hit, parts)
     start, end = hit.start, hit.end
-    spans = [(wide.start + first, wide.start + last) for first, last in sentences(wide.text)]
-    for first, _ in reversed([span for span in spans if span[1] <= hit.start]):
-        if end - first > most:
+    for first, _ in reversed(sentences(wide.text[: start - wide.start])):
+        if end - wide.start - first > most:
             break
-        start = first
-    for _, last in (span for span in spans if span[0] >= hit.end):
-        if last - start > most:
+        start = wide.start + first
+    for _, last in iter_sentences(wide.text, end - wide.start):
+        if wide.start + last - start > most:
             break
-        end = last
+        end = wide.start + last
     text = wide.text[start - wide.start : end - wide.start]
     turns = tuple(turn for turn in wide.pages if start < turn[0] < end)
     page, line = wide.page_at(start), wide.line_at(start)

@@ -19,9 +19,11 @@ COMMON = 0.1
 """In a library of some size, a term in more passages than this share is not searched for: it says little."""
 SIZEABLE = 5_000
 _MOST_TERMS = 64
-POSTINGS = 10_000
+POSTINGS = 2_500
 """The rarest terms are searched for until they occur in so many passages together: FTS5 weighs each occurrence."""
 LEAST_TERMS = 2
+FREQUENT = 500
+"""The frequency of a term in more passages than this is remembered."""
 _K1, _B = 1.2, 0.75
 _USUAL_LENGTH = 330
 """Characters of a usual passage; a longer one must hold a term more often for the same score."""
@@ -48,13 +50,30 @@ class Question:
         pairs = [term for term in characters if PARTICLE not in term]
         return pairs, particles, frozenset(self.weights) - frozenset(characters)
 
+    @cached_property
+    def beginnings(self) -> list[str]:
+        """What a text holds if it holds one of the words in any form: `terms` cuts an s, and puts y for ies."""
+        return [word.removesuffix("y") for word in self.kinds[2]]
 
-def weigh(reading: sqlite3.Connection, text: str, passages: int, words: Sequence[str] = ()) -> Question:
-    """Look up how rare each term of a question is among so many passages; `words` are further ones, of characters."""
+
+def weigh(
+    reading: sqlite3.Connection,
+    text: str,
+    passages: int,
+    words: Sequence[str] = (),
+    known: dict[str, int] | None = None,
+) -> Question:
+    """Look up how rare each term of a question is among so many passages; `words` are further ones, of characters.
+
+    `known` are frequencies of this state of the library. Common terms are added to it: counting them takes a while.
+    """
+    known = {} if known is None else known
     weights: dict[str, float] = {}
     total, frequencies = 0.0, {}
     for term in dict.fromkeys([*question_terms(text)[: 4 * _MOST_TERMS], *words]):
-        frequency = _frequency(reading, term)
+        frequency = known[term] if term in known else _frequency(reading, term)
+        if frequency > FREQUENT:
+            known[term] = frequency
         weight = math.log(1 + (passages - frequency + 0.5) / (frequency + 0.5))
         total += weight
         if frequency:
@@ -130,6 +149,6 @@ def count(question: Question, folded: str) -> dict[str, int]:
     without = joined(folded)
     found = {term: times for term in pairs if (times := without.count(term))}
     found |= {term: times for term in particles if (times := folded.count(term))}
-    if single:
+    if any(beginning in folded for beginning in question.beginnings):
         found |= {term: times for term, times in Counter(words(folded)).items() if term in single}
     return found

@@ -13,6 +13,7 @@ import math
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +25,8 @@ from .indexing import keywords_context
 from .seats import Seats
 from .segmentation import long_words
 from .store import placeholders
-from .terms import FUNCTION_TERMS, fold, is_han, language_of, subject
-from .vector_rows import GROUPS, group_of
+from .terms import FUNCTION_TERMS, fold, fold_all, is_han, language_of, subject
+from .vector_rows import GROUPS, Ranking, group_of
 
 if TYPE_CHECKING:
     from .library import Library
@@ -66,49 +67,57 @@ class Pool:
         self.language = language_of(query)
         self._library, self._reading = library, reading
         self.passages, self.vectors = library.store.counts()
-        words = long_words(query) if library.segmenter else ()
-        self.question = keywords.weigh(reading, query, self.passages, words)
+        self.rows: dict[int, tuple[Any, ...]] = {}
+        self._contexts: dict[tuple[str, str, str], dict[str, int]] = {}
+        self.folded: dict[int, str] = {}
+        self.words: dict[int, tuple[float, list[str]]] = {}
         self.cosines: dict[int, float] = {}
+        by_vectors = mode != "keywords" and self.vectors > 0
+        wanted = (library.query_vector(query) if vector is None else vector) if by_vectors else None
+        nearest = None if wanted is None else self._start_nearest(wanted, count, allowed)
+        words = long_words(query) if library.segmenter else ()
+        self.question = keywords.weigh(reading, query, self.passages, words, library.store.frequencies())
         found = keywords.candidates(reading, self.question, count, allowed) if mode != "vectors" else []
-        if mode != "keywords" and self.vectors:
-            wanted = library.query_vector(query) if vector is None else vector
-            self._add_cosines(wanted, count, allowed, found)
+        self._take(found)
+        if wanted is not None and nearest is not None:
+            self.cosines = library.vectors.cosines(found, wanted)
+            for ranking in nearest().values():
+                self.cosines |= {number: cosine for number, cosine in ranking if number not in self.cosines}
+            self._take([number for number in self.cosines if number not in self.rows])
         self._spread = spread or library.vectors.spread()
         self._least_cosine = min(self.cosines.values(), default=0.0)
-        self._load(list(dict.fromkeys([*found, *self.cosines])))
-        self.words = self._words() if mode != "vectors" else {}
         self.characters = _shares(set(filter(is_han, subject(query))), self.folded) if mode != "vectors" else {}
         self.scores = {number: self._score(number, mode) for number in self.rows}
 
-    def _add_cosines(
-        self, vector: NDArray[np.float32], count: int, allowed: Sequence[int] | None, found: Sequence[int]
-    ) -> None:
-        index = self._library.vectors
+    def _start_nearest(
+        self, wanted: NDArray[np.float32], count: int, allowed: Sequence[int] | None
+    ) -> Callable[[], dict[str, Ranking]]:
+        """Start to look for the nearest passages; what is returned waits for them."""
         own = group_of(self.language)
         counts = {group: count if group == own or not self.language else FOREIGN for group in GROUPS}
-        by_group = index.nearest(vector, counts) if allowed is None else index.nearest_among(vector, counts, allowed)
-        for ranking in by_group.values():
-            self.cosines.update(ranking)
-        missing = [number for number in found if number not in self.cosines]
-        self.cosines.update({number: float(other @ vector) for number, other in index.of(missing).items()})
+        index = self._library.vectors
+        if allowed is None:
+            return index.start_nearest(wanted, counts)
+        return partial(index.nearest_among, wanted, counts, allowed)
 
-    def _load(self, numbers: Sequence[int]) -> None:
-        rows = self._reading.execute(
-            f"{SELECT} WHERE p.id IN ({placeholders(numbers)})",
-            numbers,
-        )
-        self.rows = {row[0]: row for row in rows}
-        self.folded = {number: fold(row[1]) for number, row in self.rows.items()}
+    def _take(self, numbers: Sequence[int]) -> None:
+        """Read these passages, and see which of the question's terms they hold."""
+        rows = self._reading.execute(f"{SELECT} WHERE p.id IN ({placeholders(numbers)})", numbers).fetchall()
+        folded = fold_all([row[1] for row in rows])
+        self.rows |= {row[0]: row for row in rows}
+        self.folded |= {row[0]: text for row, text in zip(rows, folded, strict=True)}
+        if self.mode != "vectors":
+            self.words |= self._words([row[0] for row in rows])
 
-    def _words(self) -> dict[int, tuple[float, list[str]]]:
+    def _words(self, numbers: Sequence[int]) -> dict[int, tuple[float, list[str]]]:
         found = {}
-        contexts: dict[tuple[str, str, str], dict[str, int]] = {}  # passages of a section share theirs
-        for number, row in self.rows.items():
+        for number in numbers:
+            row = self.rows[number]
             where = path, title, headings = row[2], row[9], row[5]
-            if where not in contexts:
+            if where not in self._contexts:  # passages of a section share theirs
                 context = fold(keywords_context(path, title, json.loads(headings)))
-                contexts[where] = keywords.count(self.question, context)
-            found[number] = keywords.score(self.question, self.folded[number], contexts[where])
+                self._contexts[where] = keywords.count(self.question, context)
+            found[number] = keywords.score(self.question, self.folded[number], self._contexts[where])
         return found
 
     def _score(self, number: int, mode: str) -> float:

@@ -61,6 +61,7 @@ class Store:
         self._lock = threading.Lock()
         self._closed = False
         self._counts: tuple[int, int, int] | None = None
+        self._frequencies: tuple[int, dict[str, int]] = (-1, {})
         if create and not path.exists():
             with self._explained():
                 self._create()
@@ -175,6 +176,13 @@ class Store:
             counts = [self.connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in _COUNTED]
             self._counts = (changes, counts[0], counts[1])
         return self._counts[1:]
+
+    def frequencies(self) -> dict[str, int]:
+        """Term → passages that hold it, as far as somebody has counted in this state of the library."""
+        changes = self.changes()
+        if self._frequencies[0] != changes:
+            self._frequencies = (changes, {})
+        return self._frequencies[1]
 
     def compact(self) -> bool:
         """Write the file anew without its free pages, and empty the log: what was deleted is in neither.

@@ -8,7 +8,11 @@ from __future__ import annotations
 import importlib.resources
 import re
 import unicodedata
+from collections.abc import Sequence
 from functools import cache
+from itertools import accumulate
+
+import numpy as np
 
 ANALYSIS = "1"
 """Version of the rules below. A library remembers it: other rules need another index."""
@@ -73,6 +77,9 @@ class _Folding(dict[int, str | int]):
 
 
 _folding = _Folding()
+_OTHER, _UNMET = 0, 0xFFFFFFFF
+_folded = np.full(0x110000, _UNMET, np.dtype("<u4"))
+"""The same as an array, for many texts at once: `_OTHER` where a character does not fold to one alone."""
 
 
 def fold(text: str) -> str:
@@ -85,6 +92,31 @@ def fold(text: str) -> str:
         return text.translate(_folding)
     except _Context:
         return unicodedata.normalize("NFKC", text).casefold().translate(_to_simplified())
+
+
+def fold_all(texts: Sequence[str]) -> list[str]:
+    """`fold` of each text, several times as fast as one by one."""
+    codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.dtype("<u4"))
+    folded = _folded[codes]
+    if (folded == _UNMET).any():
+        for code in set(codes[folded == _UNMET].tolist()):
+            _folded[code] = _single(code)
+        folded = _folded[codes]
+    whole = folded.tobytes().decode("utf-32-le", "surrogatepass")
+    ends = list(accumulate(map(len, texts)))
+    singly = set(np.searchsorted(ends, np.flatnonzero(folded == _OTHER), side="right").tolist())
+    return [
+        fold(text) if at in singly else whole[end - len(text) : end]
+        for at, (text, end) in enumerate(zip(texts, ends, strict=True))
+    ]
+
+
+def _single(code: int) -> int:
+    try:
+        found = _folding[code]
+    except _Context:
+        return _OTHER
+    return found if isinstance(found, int) else _OTHER
 
 
 def terms(text: str) -> list[str]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ class VectorIndex:
         self._store = store
         self._chroma = ChromaIndex(store, folder, server)
         self._lock = threading.RLock()
+        self._beside = ThreadPoolExecutor(1, "hanpaca-vectors")
         self._spread: tuple[int, float] | None = None
         self._matrices: tuple[int, Matrices] | None = None
 
@@ -43,6 +45,13 @@ class VectorIndex:
                 return found
             matrices = self._all()
         return {group: best(ids, matrix @ query, counts[group]) for group, (ids, matrix) in matrices.items()}
+
+    def start_nearest(self, query: NDArray[np.float32], counts: Mapping[str, int]) -> Callable[[], dict[str, Ranking]]:
+        """Start `nearest` and return what waits for it: an index takes as long as the keywords do meanwhile."""
+        if self._store.counts()[1] > COMPARED:
+            return self._beside.submit(self.nearest, query, counts).result
+        found = self.nearest(query, counts)
+        return lambda: found
 
     def nearest_among(
         self, query: NDArray[np.float32], counts: Mapping[str, int], among: Sequence[int]
@@ -56,10 +65,10 @@ class VectorIndex:
             found[group] = best(ids, matrix @ query, counts[group]) if len(ids) else []
         return found
 
-    def of(self, passages: Sequence[int]) -> dict[int, NDArray[np.float32]]:
-        """The vectors of these passages; those without one are missing."""
+    def cosines(self, passages: Sequence[int], query: NDArray[np.float32]) -> dict[int, float]:
+        """The cosines of these passages with a query; those without a vector are missing."""
         ids, matrix = unpack(read_vectors(self._store.connection, passages))
-        return {int(number): vector for number, vector in zip(ids, matrix, strict=True)}
+        return dict(zip(ids.tolist(), (matrix @ query).tolist(), strict=True)) if len(ids) else {}
 
     def spread(self, fresh: bool = False) -> float:
         """The standard deviation of the cosines between this library's passages, from a sample of them.
@@ -115,6 +124,7 @@ class VectorIndex:
 
     def close(self) -> None:
         """Close Chroma and let other processes have it. Idempotent."""
+        self._beside.shutdown()
         with self._lock:
             self._chroma.close()
             self._matrices = None

@@ -17,6 +17,7 @@ import pytest
 
 from hanpaca.core.errors import BadInput, HanpacaError
 from hanpaca.rag import Library
+from hanpaca.rag.vector_rows import read_vectors, unpack
 
 CHILD = Path(__file__).with_name("syncing.py")
 WORDS = "山水风云日月星辰江河湖海花草树木鸟兽虫鱼春夏秋冬东西南北金木火土"
@@ -111,7 +112,7 @@ def test_deleted_words_are_in_no_byte(tmp_path: Path) -> None:
         library.sync([documents])
         assert library.search("翡翠蟾蜍", mode="keywords")[0].text.startswith("密钥")
         number = library.search("翡翠蟾蜍", mode="keywords")[0].passage_id
-        vector = library.vectors.of([number])[number]
+        _, (vector,) = unpack(read_vectors(library.store.connection, [number]))
         library.delete("绝密档案.txt")
         forms = ["翡翠", "蟾蜍", "zanzibar", "Zanzibar", "xylophone", "绝密档案", "绝密"]
         assert_in_no_byte(library.folder, [form.encode() for form in forms] + [vector.tobytes()])

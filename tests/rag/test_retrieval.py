@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanpaca.core.errors import BadInput
-from hanpaca.rag import Filters, Library, answer
+from hanpaca.rag import Filters, Library, answer, keywords
 from hanpaca.rag.evaluation import evaluate, read_questions
 from hanpaca.rag.names import library_folder, library_names
 from hanpaca.rag.pool import Pool
 from hanpaca.rag.splitting import TARGET
-from hanpaca.rag.terms import _to_simplified, fold, language_of, terms
+from hanpaca.rag.terms import _to_simplified, fold, fold_all, language_of, terms
 
 SENTENCES = [
     f"第{number}章讲的是{thing}的来历和用处，说得十分详细。"
@@ -155,9 +155,40 @@ def test_folding_is_nfkc_without_case_in_simplified_characters(text: str) -> Non
     assert fold(text) == whole.translate(_to_simplified())
 
 
-def test_what_common_terms_would_cost_is_bounded(monkeypatch: pytest.MonkeyPatch, library: Library) -> None:
-    from hanpaca.rag import keywords
+@given(st.lists(st.text(max_size=20), max_size=6))
+def test_folding_many_texts_is_folding_each(texts: list[str]) -> None:
+    assert fold_all(texts) == [fold(text) for text in texts]
 
+
+@pytest.mark.parametrize("texts", [["", "ａ\0Ｂ", "Ｌ…ﬁ", "", "繁體"], ["e\u0301é각", "\ud800Ａ"], [""], []])
+def test_folding_many_texts_with_what_is_not_one_character_alone(texts: list[str]) -> None:
+    assert fold_all(texts) == [fold(text) for text in texts]
+
+
+@given(
+    st.sampled_from(["city", "cities", "fly", "flies", "ties", "glass", "cats", "y"]),
+    st.text("citeslfyga -", max_size=30),
+)
+def test_words_are_counted_in_every_form(word: str, text: str) -> None:
+    """The look at whether a text holds a word's beginning never hides one that the terms of the text have."""
+    question = keywords.Question({term: 1.0 for term in terms(word)}, 1.0, ())
+    wanted = {term: terms(text).count(term) for term in terms(word)}
+    assert keywords.count(question, text) == {term: times for term, times in wanted.items() if times}
+
+
+def test_frequencies_are_remembered_until_the_library_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keywords, "FREQUENT", 0)
+    with Library.open(tmp_path) as library:
+        library.add_text("羊驼吃草。", "一", embed=False)
+        library.search("羊驼", mode="keywords")
+        assert library.store.frequencies() == {"羊驼": 1}
+        library.add_text("羊驼喝水。", "二", embed=False)
+        assert library.store.frequencies() == {}
+        library.search("羊驼", mode="keywords")
+        assert library.store.frequencies() == {"羊驼": 2}
+
+
+def test_what_common_terms_would_cost_is_bounded(monkeypatch: pytest.MonkeyPatch, library: Library) -> None:
     monkeypatch.setattr(keywords, "POSTINGS", 3)
     with library.store.read() as reading:
         question = keywords.weigh(reading, "Alpacas on the plateau, fact 7919", 1000)

@@ -16,6 +16,7 @@ from test_library_durability import HashedEmbedder, assert_in_no_byte, contents,
 
 from hanpaca.core.errors import BadInput
 from hanpaca.rag import Library, store
+from hanpaca.rag.vector_rows import read_vectors, unpack
 
 SECRET = "密钥是紫檀木匣中的翡翠蟾蜍，Zanzibar-Xylophone-42。"
 FORMS = [form.encode() for form in ("翡翠", "蟾蜍", "zanzibar", "Zanzibar", "xylophone")]
@@ -79,7 +80,8 @@ def test_a_deletion_that_was_cut_short_is_made_up_for(
 
     with Library.open(tmp_path / "library", HashedEmbedder()) as library:
         library.sync([documents])
-        vector = library.vectors.of([number := library.search("翡翠蟾蜍", 1, "keywords")[0].passage_id])[number]
+        number = library.search("翡翠蟾蜍", 1, "keywords")[0].passage_id
+        _, (vector,) = unpack(read_vectors(library.store.connection, [number]))
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(store.Store, "compact", killed)
             library.delete("绝密.txt")
@@ -123,7 +125,8 @@ def test_vectors_go_from_a_chroma_that_another_process_has_open(tmp_path: Path, 
     words = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path / "library")]
     with Library.open(tmp_path / "library", HashedEmbedder()) as library:
         library.sync([documents])
-        vector = library.vectors.of([number := library.search("翡翠蟾蜍", 1, "keywords")[0].passage_id])[number]
+        number = library.search("翡翠蟾蜍", 1, "keywords")[0].passage_id
+        _, (vector,) = unpack(read_vectors(library.store.connection, [number]))
         ran = subprocess.run(words, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stderr
         library.sync([documents / "文档00.txt"])
