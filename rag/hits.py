@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .paths import place_of
-from .sentences import iter_sentences, sentences
+from .sentences import iter_sentences
 from .store import Store
 
 
@@ -50,6 +50,8 @@ class Hit:
         return place_of(self.file, self.member, self.page, self.line)
 
 
+MARGIN = 64
+"""Characters more than there is room for are looked at for sentences: none that fits begins in the margin's first."""
 SELECT = (
     "SELECT p.id, p.text, f.path, p.page, p.line, p.headings, p.start, p.end, p.language, f.title, p.pages, p.file,"
     " p.position, p.gap, f.kind FROM passages p JOIN files f ON f.id = p.file"
@@ -91,7 +93,9 @@ def filled(store: Store, hit: Hit, most: int) -> Hit:
         return hit
     wide = _joined(hit, parts)
     start, end = hit.start, hit.end
-    for first, _ in reversed(sentences(wide.text[: start - wide.start])):
+    before = wide.text[: start - wide.start]
+    cut = max(0, len(before) - max(0, most - len(hit.text)) - MARGIN)
+    for first, _ in reversed(list(iter_sentences(before, cut))[1 if cut else 0 :]):  # the first may be half of one
         if end - wide.start - first > most:
             break
         start = wide.start + first

@@ -51,9 +51,9 @@ class Question:
         return pairs, particles, frozenset(self.weights) - frozenset(characters)
 
     @cached_property
-    def beginnings(self) -> list[str]:
-        """What a text holds if it holds one of the words in any form: `terms` cuts an s, and puts y for ies."""
-        return [word.removesuffix("y") for word in self.kinds[2]]
+    def beginnings(self) -> tuple[str, ...]:
+        """How the words begin in any form: `terms` cuts an s, and puts y for ies."""
+        return tuple(word.removesuffix("y") for word in self.kinds[2])
 
 
 def weigh(
@@ -150,5 +150,5 @@ def count(question: Question, folded: str) -> dict[str, int]:
     found = {term: times for term in pairs if (times := without.count(term))}
     found |= {term: times for term in particles if (times := folded.count(term))}
     if any(beginning in folded for beginning in question.beginnings):
-        found |= {term: times for term, times in Counter(words(folded)).items() if term in single}
+        found |= {term: times for term, times in Counter(words(folded, question.beginnings)).items() if term in single}
     return found

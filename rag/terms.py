@@ -162,9 +162,9 @@ def joined(folded: str) -> str:
     return folded.replace(PARTICLE, "")
 
 
-def words(folded: str) -> list[str]:
-    """The terms of a folded text that are words."""
-    return [_stem(run) for run in _WORD.findall(folded)]
+def words(folded: str, beginnings: tuple[str, ...] = ("",)) -> list[str]:
+    """The terms of a folded text that are words, and begin so."""
+    return [_stem(run) for run in _WORD.findall(folded) if run.startswith(beginnings)]
 
 
 def is_cjk(term: str) -> bool:

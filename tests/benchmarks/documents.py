@@ -144,7 +144,7 @@ def speed(data: Path, report: Report) -> None:
     whole = "\n".join(texts)
     questions = [row["question"] for row in rows(data, "questions")[::10]]
     with tempfile.TemporaryDirectory() as folder, Library.open(folder, embedder=_Random()) as library:
-        size = LARGE // 100 * 400
+        size = LARGE // 100 * 335  # characters: about as many as a passage has on average
         for number in range(100):
             start = number * (len(whole) - size) // 100 if len(whole) > size else 0
             library.add_text(whole[start : start + size], f"text {number}", embed=False)

@@ -2,8 +2,10 @@
 
 import datetime
 import os
+import random
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanpaca.core.errors import BadInput
-from hanpaca.rag import Filters, Library, answer, keywords
+from hanpaca.rag import Filters, Library, answer, hits, keywords
 from hanpaca.rag.evaluation import evaluate, read_questions
+from hanpaca.rag.hits import filled, passages
 from hanpaca.rag.names import library_folder, library_names
 from hanpaca.rag.pool import Pool
 from hanpaca.rag.splitting import TARGET
@@ -140,6 +143,29 @@ def test_explanations(library: Library) -> None:
     explain = library.search("羊驼住在哪里？", k=1)[0].explain
     assert "羊驼" in explain["terms"]
     assert explain["keywords"] > 0 and 0.5 < explain["cosine"] <= 1 and explain["characters"] > 0
+
+
+def test_filling_a_hit_looks_no_further_than_it_has_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(1)
+    said = [
+        "雨。",
+        "他走了很远的路，没有回头。",
+        "“好！”",
+        "It rained.",
+        "Dr. Li came at 3.5 p.m. and left.",
+        "　　\n\n",
+        "记" * 90 + "。",
+    ]
+    with Library.open(tmp_path) as library:
+        library.add_text("".join(chance.choices(said, k=400)), "混", embed=False)
+        every = passages(library.store, "混")
+        short = [
+            replace(hit, end=hit.end - cut, text=hit.text[: len(hit.text) - cut]) for hit in every for cut in (0, 90)
+        ]
+        near = [filled(library.store, hit, TARGET) for hit in short]
+        monkeypatch.setattr(hits, "MARGIN", 1_000_000)
+        assert near == [filled(library.store, hit, TARGET) for hit in short]
+    assert any(wide.start < hit.start for wide, hit in zip(near, short, strict=True))
 
 
 @given(st.text(max_size=60))
