@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import BadInput, EngineUnavailable
+from .beside import beside
 from .chroma_files import blank_unused
 from .store import Store
 from .vector_rows import GROUPS, Ranking, group_of, read_vectors, unpack
@@ -46,16 +48,27 @@ class ChromaIndex:
         self._collections: dict[str, Any] = {}
         self._client: Any = None
 
-    def nearest(self, query: NDArray[np.float32], counts: Mapping[str, int]) -> dict[str, Ranking] | None:
-        """For each group, as many passages of the largest cosine as `counts` says; None where Chroma cannot be had."""
+    def ask(self, query: NDArray[np.float32], counts: Mapping[str, int]) -> Future[dict[str, Ranking]] | None:
+        """Begin to look for as many passages of the largest cosine as `counts` says for each group; see `answer`.
+
+        None where Chroma cannot be had. Until the future is done nothing else may be called.
+        """
         try:
             if self._open() and self._catch_up(PATIENCE):
-                return {group: self._ask(group, query, count) for group, count in counts.items()}
+                return beside(lambda: {group: self._ask(group, query, count) for group, count in counts.items()})
         except EngineUnavailable:  # the server does not answer; the one who writes is told
             pass
         except Exception:  # Chroma's errors are many and undocumented; whoever asks has another way.
             self._abandon()
         return None
+
+    def answer(self, asked: Future[dict[str, Ranking]]) -> dict[str, Ranking] | None:
+        """What was asked for; None where Chroma failed."""
+        try:
+            return asked.result()
+        except Exception:
+            self._abandon()
+            return None
 
     def catch_up(self) -> None:
         """Tell Chroma of every change. Nothing happens where another process has its folder open.
@@ -141,7 +154,8 @@ class ChromaIndex:
     def _lock(self, seconds: float) -> Any:
         import filelock
 
-        return filelock.FileLock(self._folder / "lock", timeout=seconds)
+        # Another thread may close what this one opened: its own count of the lock would be 0 there.
+        return filelock.FileLock(self._folder / "lock", timeout=seconds, thread_local=False)
 
     def _connect(self) -> None:
         self._client = self._client_of_server() if self._server else self._client_of_folder()

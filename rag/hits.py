@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any
 
 from .paths import place_of
@@ -51,7 +52,7 @@ class Hit:
 
 
 MARGIN = 64
-"""Characters more than there is room for are looked at for sentences: none that fits begins in the margin's first."""
+"""So many characters around are looked at besides for where sentences begin."""
 SELECT = (
     "SELECT p.id, p.text, f.path, p.page, p.line, p.headings, p.start, p.end, p.language, f.title, p.pages, p.file,"
     " p.position, p.gap, f.kind FROM passages p JOIN files f ON f.id = p.file"
@@ -93,13 +94,11 @@ def filled(store: Store, hit: Hit, most: int) -> Hit:
         return hit
     wide = _joined(hit, parts)
     start, end = hit.start, hit.end
-    before = wide.text[: start - wide.start]
-    cut = max(0, len(before) - max(0, most - len(hit.text)) - MARGIN)
-    for first, _ in reversed(list(iter_sentences(before, cut))[1 if cut else 0 :]):  # the first may be half of one
+    for first, _ in reversed(_sentences_before(wide.text, start - wide.start, most - len(hit.text))):
         if end - wide.start - first > most:
             break
         start = wide.start + first
-    for _, last in iter_sentences(wide.text, end - wide.start):
+    for _, last in _sentences_after(wide.text, end - wide.start):
         if wide.start + last - start > most:
             break
         end = wide.start + last
@@ -107,6 +106,21 @@ def filled(store: Store, hit: Hit, most: int) -> Hit:
     turns = tuple(turn for turn in wide.pages if start < turn[0] < end)
     page, line = wide.page_at(start), wide.line_at(start)
     return replace(wide, text=text, page=page, line=line, start=start, end=end, pages=turns)
+
+
+def _sentences_before(text: str, at: int, room: int) -> list[tuple[int, int]]:
+    """The sentences that end before `at`, at least those that fit into `room` characters."""
+    cut = max(0, at - max(0, room) - MARGIN)
+    while cut and text[cut - 1].isspace():
+        cut -= 1
+    cut = max(0, cut - 1)
+    spans = list(takewhile(lambda span: span[1] <= at, iter_sentences(text, cut)))
+    return spans[1:] if cut else spans  # the first may be half of one
+
+
+def _sentences_after(text: str, at: int) -> Iterator[tuple[int, int]]:
+    """The sentences that begin at `at` or later."""
+    return (span for span in iter_sentences(text, max(0, at - MARGIN)) if span[0] >= at)
 
 
 def widen(store: Store, hit: Hit, count: int) -> Hit:

@@ -26,7 +26,7 @@ from .seats import Seats
 from .segmentation import long_words
 from .store import placeholders
 from .terms import FUNCTION_TERMS, fold, fold_all, is_han, language_of, subject
-from .vector_rows import GROUPS, Ranking, group_of
+from .vector_rows import GROUPS, group_of
 
 if TYPE_CHECKING:
     from .library import Library
@@ -72,33 +72,39 @@ class Pool:
         self.folded: dict[int, str] = {}
         self.words: dict[int, tuple[float, list[str]]] = {}
         self.cosines: dict[int, float] = {}
-        by_vectors = mode != "keywords" and self.vectors > 0
-        wanted = (library.query_vector(query) if vector is None else vector) if by_vectors else None
-        nearest = None if wanted is None else self._start_nearest(wanted, count, allowed)
-        words = long_words(query) if library.segmenter else ()
-        self.question = keywords.weigh(reading, query, self.passages, words, library.store.frequencies())
-        found = keywords.candidates(reading, self.question, count, allowed) if mode != "vectors" else []
-        self._take(found)
-        if wanted is not None and nearest is not None:
-            self.cosines = library.vectors.cosines(found, wanted)
-            for ranking in nearest().values():
-                self.cosines |= {number: cosine for number, cosine in ranking if number not in self.cosines}
-            self._take([number for number in self.cosines if number not in self.rows])
+        look_up = partial(self._look_up, count, allowed)
+        if mode == "keywords" or not self.vectors:
+            look_up()
+        else:
+            self._add_nearest(library.query_vector(query) if vector is None else vector, count, allowed, look_up)
         self._spread = spread or library.vectors.spread()
         self._least_cosine = min(self.cosines.values(), default=0.0)
         self.characters = _shares(set(filter(is_han, subject(query))), self.folded) if mode != "vectors" else {}
         self.scores = {number: self._score(number, mode) for number in self.rows}
 
-    def _start_nearest(
-        self, wanted: NDArray[np.float32], count: int, allowed: Sequence[int] | None
-    ) -> Callable[[], dict[str, Ranking]]:
-        """Start to look for the nearest passages; what is returned waits for them."""
+    def _look_up(self, count: int, allowed: Sequence[int] | None) -> None:
+        """Take what keywords bring up."""
+        words = long_words(self.query) if self._library.segmenter else ()
+        known = self._library.store.frequencies()
+        self.question = keywords.weigh(self._reading, self.query, self.passages, words, known)
+        if self.mode != "vectors":
+            self._take(keywords.candidates(self._reading, self.question, count, allowed))
+
+    def _add_nearest(
+        self, wanted: NDArray[np.float32], count: int, allowed: Sequence[int] | None, look_up: Callable[[], None]
+    ) -> None:
+        """Take what vectors bring up, and look keywords up meanwhile."""
         own = group_of(self.language)
         counts = {group: count if group == own or not self.language else FOREIGN for group in GROUPS}
         index = self._library.vectors
         if allowed is None:
-            return index.start_nearest(wanted, counts)
-        return partial(index.nearest_among, wanted, counts, allowed)
+            rankings = index.nearest(wanted, counts, look_up)
+        else:
+            look_up()
+            rankings = index.nearest_among(wanted, counts, allowed)
+        nearest = {number: cosine for ranking in rankings.values() for number, cosine in ranking}
+        self.cosines = nearest | index.cosines([number for number in self.rows if number not in nearest], wanted)
+        self._take([number for number in nearest if number not in self.rows])
 
     def _take(self, numbers: Sequence[int]) -> None:
         """Read these passages, and see which of the question's terms they hold."""

@@ -172,17 +172,19 @@ class Store:
     def counts(self) -> tuple[int, int]:
         """How many passages and vectors there are; counted once for each state, for it reads whole tables."""
         changes = self.changes()
-        if self._counts is None or self._counts[0] != changes:
+        known = self._counts  # another thread may be in another state
+        if known is None or known[0] != changes:
             counts = [self.connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in _COUNTED]
-            self._counts = (changes, counts[0], counts[1])
-        return self._counts[1:]
+            known = self._counts = (changes, counts[0], counts[1])
+        return known[1:]
 
     def frequencies(self) -> dict[str, int]:
         """Term → passages that hold it, as far as somebody has counted in this state of the library."""
         changes = self.changes()
-        if self._frequencies[0] != changes:
-            self._frequencies = (changes, {})
-        return self._frequencies[1]
+        known = self._frequencies  # another thread may be in another state
+        if known[0] != changes:
+            known = self._frequencies = (changes, {})
+        return known[1]
 
     def compact(self) -> bool:
         """Write the file anew without its free pages, and empty the log: what was deleted is in neither.

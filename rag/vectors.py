@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent import futures
 from pathlib import Path
 
 import numpy as np
@@ -34,24 +34,32 @@ class VectorIndex:
         self._store = store
         self._chroma = ChromaIndex(store, folder, server)
         self._lock = threading.RLock()
-        self._beside = ThreadPoolExecutor(1, "hanpaca-vectors")
         self._spread: tuple[int, float] | None = None
         self._matrices: tuple[int, Matrices] | None = None
 
-    def nearest(self, query: NDArray[np.float32], counts: Mapping[str, int]) -> dict[str, Ranking]:
-        """For each group, as many passages of the largest cosine as `counts` says."""
+    def nearest(
+        self, query: NDArray[np.float32], counts: Mapping[str, int], meanwhile: Callable[[], None] = lambda: None
+    ) -> dict[str, Ranking]:
+        """For each group, as many passages of the largest cosine as `counts` says.
+
+        `meanwhile` is called once: while the index is asked in another thread, where there is one.
+        """
+        if self._store.counts()[1] <= COMPARED:
+            meanwhile()
+            return self._compared(query, counts)
         with self._lock:
-            if self._store.counts()[1] > COMPARED and (found := self._chroma.nearest(query, counts)) is not None:
-                return found
+            asked = self._chroma.ask(query, counts)
+            try:
+                meanwhile()
+            finally:
+                futures.wait([asked] if asked else [])  # nobody may close what is being asked
+            found = self._chroma.answer(asked) if asked else None
+        return self._compared(query, counts) if found is None else found
+
+    def _compared(self, query: NDArray[np.float32], counts: Mapping[str, int]) -> dict[str, Ranking]:
+        with self._lock:
             matrices = self._all()
         return {group: best(ids, matrix @ query, counts[group]) for group, (ids, matrix) in matrices.items()}
-
-    def start_nearest(self, query: NDArray[np.float32], counts: Mapping[str, int]) -> Callable[[], dict[str, Ranking]]:
-        """Start `nearest` and return what waits for it: an index takes as long as the keywords do meanwhile."""
-        if self._store.counts()[1] > COMPARED:
-            return self._beside.submit(self.nearest, query, counts).result
-        found = self.nearest(query, counts)
-        return lambda: found
 
     def nearest_among(
         self, query: NDArray[np.float32], counts: Mapping[str, int], among: Sequence[int]
@@ -124,7 +132,6 @@ class VectorIndex:
 
     def close(self) -> None:
         """Close Chroma and let other processes have it. Idempotent."""
-        self._beside.shutdown()
         with self._lock:
             self._chroma.close()
             self._matrices = None

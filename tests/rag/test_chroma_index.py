@@ -7,14 +7,16 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 from test_library_durability import HashedEmbedder, write_documents
 
 from hanpaca.core.errors import BadInput, EngineUnavailable
-from hanpaca.rag import Library, vectors
+from hanpaca.rag import Library, keywords, vectors
 from hanpaca.rag.chroma_index import close_connections
 from hanpaca.rag.removal import remove_library
 
@@ -53,6 +55,60 @@ def test_chroma_finds_what_comparing_everything_finds(
     assert [[hit[:2] for hit in some] for some in asked] == [[hit[:2] for hit in some] for some in compared]
     for some, others in zip(asked, compared, strict=True):
         assert [hit[2] for hit in some] == pytest.approx([hit[2] for hit in others], abs=0.011)
+
+
+@pytest.mark.usefixtures("large")
+def test_what_another_thread_opened_is_closed_for_good(documents: Path, tmp_path: Path) -> None:
+    library = Library.open(tmp_path / "library", HashedEmbedder())
+    library.sync([documents])
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda _: found(library), range(8)))
+    assert all(one == answers[0] for one in answers)
+    held = library.vectors._chroma._held
+    library.close()
+    assert held and not held.is_locked
+    filelock.FileLock(tmp_path / "library" / "chroma" / "lock", timeout=0).acquire()
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("half", ["keywords", "vectors"])
+def test_an_error_in_one_half_of_a_search_leaves_the_other_in_order(
+    half: str, documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("broken")
+
+    with Library.open(tmp_path / "library", HashedEmbedder()) as library:
+        library.sync([documents])
+        before = found(library)
+        with monkeypatch.context() as patch:
+            if half == "keywords":
+                patch.setattr(keywords, "weigh", broken)
+                with pytest.raises(ValueError, match="broken"):
+                    found(library)
+            else:
+                patch.setattr(library.vectors._chroma, "_ask", broken)
+                assert [[hit[:2] for hit in some] for some in found(library)] == [
+                    [hit[:2] for hit in some] for some in before
+                ]
+        assert found(library) == before
+
+
+def test_a_thread_searches_after_the_main_one_has_ended(tmp_path: Path, documents: Path) -> None:
+    with Library.open(tmp_path / "library", HashedEmbedder()) as library:
+        library.sync([documents])
+    code = (
+        "import sys, threading, time; sys.path.insert(0, sys.argv[1])\n"
+        "from test_library_durability import HashedEmbedder; from hanpaca.rag import Library, vectors\n"
+        "vectors.COMPARED = 0\n"
+        "library = Library.open(sys.argv[2], HashedEmbedder())\n"
+        "def late():\n"
+        "    time.sleep(.5); print(len(library.search('山水风云', 3)))\n"
+        "threading.Thread(target=late).start()\n"
+    )
+    words = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path / "library")]
+    ran = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ran.stdout == "3\n", ran.stderr
 
 
 def test_a_search_in_a_small_library_loads_no_chroma(tmp_path: Path, documents: Path) -> None:

@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanpaca.core.errors import BadInput
-from hanpaca.rag import Filters, Library, answer, hits, keywords
+from hanpaca.rag import Filters, Hit, Library, answer, keywords
 from hanpaca.rag.evaluation import evaluate, read_questions
 from hanpaca.rag.hits import filled, passages
 from hanpaca.rag.names import library_folder, library_names
 from hanpaca.rag.pool import Pool
+from hanpaca.rag.sentences import sentences
 from hanpaca.rag.splitting import TARGET
 from hanpaca.rag.terms import _to_simplified, fold, fold_all, language_of, terms
 
@@ -145,7 +146,23 @@ def test_explanations(library: Library) -> None:
     assert explain["keywords"] > 0 and 0.5 < explain["cosine"] <= 1 and explain["characters"] > 0
 
 
-def test_filling_a_hit_looks_no_further_than_it_has_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def whole_sentences_around(text: str, hit: Hit, most: int) -> tuple[int, int]:
+    """What `filled` takes, with all of the text cut into sentences."""
+    start, end = hit.start, hit.end
+    for first, last in reversed(sentences(text)):
+        if last <= hit.start:
+            if end - first > most:
+                break
+            start = first
+    for first, last in sentences(text):
+        if first >= hit.end:
+            if last - start > most:
+                break
+            end = last
+    return start, end
+
+
+def test_a_filled_hit_has_the_whole_sentences_around_it_that_fit(tmp_path: Path) -> None:
     chance = random.Random(1)
     said = [
         "雨。",
@@ -153,19 +170,27 @@ def test_filling_a_hit_looks_no_further_than_it_has_room(tmp_path: Path, monkeyp
         "“好！”",
         "It rained.",
         "Dr. Li came at 3.5 p.m. and left.",
-        "　　\n\n",
-        "记" * 90 + "。",
+        "\n" * 99,
     ]
+    text = "".join(chance.choices([*said, "记" * 90 + "。", "长" * 390 + "，" + "长" * 60 + "。"], k=400))
+    text += ("甲" * 99 + "。") * 2 + "\n" * 100 + "短句。" + "\n" * 10 + "乙" * 379 + "。"
     with Library.open(tmp_path) as library:
-        library.add_text("".join(chance.choices(said, k=400)), "混", embed=False)
+        library.add_text(text, "混", embed=False)
         every = passages(library.store, "混")
         short = [
-            replace(hit, end=hit.end - cut, text=hit.text[: len(hit.text) - cut]) for hit in every for cut in (0, 90)
+            replace(hit, end=hit.end - cut, text=hit.text[: len(hit.text) - cut]) for hit in every for cut in (0, 1, 90)
         ]
-        near = [filled(library.store, hit, TARGET) for hit in short]
-        monkeypatch.setattr(hits, "MARGIN", 1_000_000)
-        assert near == [filled(library.store, hit, TARGET) for hit in short]
-    assert any(wide.start < hit.start for wide, hit in zip(near, short, strict=True))
+        found = [filled(library.store, hit, TARGET) for hit in short if hit.text]
+    wide = 0
+    for hit, full in zip((hit for hit in short if hit.text), found, strict=True):
+        at = next(number for number, one in enumerate(every) if one.start == hit.start)
+        around = text[every[max(0, at - 1)].start : every[min(len(every) - 1, at + 1)].end]
+        offset = every[max(0, at - 1)].start
+        moved = replace(hit, start=hit.start - offset, end=hit.end - offset)
+        start, end = whole_sentences_around(around, moved, TARGET)
+        assert (full.start, full.end) == (start + offset, end + offset) and full.text == text[full.start : full.end]
+        wide += len(full.text) > len(hit.text)
+    assert wide > 20
 
 
 @given(st.text(max_size=60))
