@@ -133,9 +133,9 @@ def _around(store: Store, hit: Hit, count: int) -> list[tuple[str, Hit]]:
     """(what stands before it, passage) for the hit's own passage and `count` on either side; none if it is gone."""
     with store.read() as reading:
         rows = reading.execute(
-            f"{SELECT} JOIN passages m ON m.file = p.file WHERE m.id = ? AND abs(p.position - m.position) <= ?"
-            " ORDER BY p.position",
-            (hit.passage_id, count),
+            f"{SELECT} JOIN passages m ON m.file = p.file WHERE m.id = ?"
+            " AND p.position BETWEEN m.position - ? AND m.position + ? ORDER BY p.position",
+            (hit.passage_id, count, count),
         ).fetchall()
     parts = [(row[13], hit_of(row)) for row in rows]
     return [part for part in parts if part[1].member == hit.member]

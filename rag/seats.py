@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import add
 
 SAME_TEXT = 0.85
 """Two passages that share this much of their character pairs are one to a reader."""
@@ -38,7 +39,7 @@ class Seats:
 
 def _pairs(text: str) -> frozenset[str]:
     said = "".join(filter(str.isalnum, text))  # a book as HTML and as PDF differs in spaces, quotes and bullets
-    return frozenset(said[at : at + 2] for at in range(len(said) - 1))
+    return frozenset(map(add, said, said[1:]))
 
 
 def _alike(one: frozenset[str], other: frozenset[str]) -> bool:
