@@ -19,7 +19,7 @@ COMMON = 0.1
 """In a library of some size, a term in more passages than this share is not searched for: it says little."""
 SIZEABLE = 5_000
 _MOST_TERMS = 64
-POSTINGS = 2_500
+POSTINGS = 1_500
 """The rarest terms are searched for until they occur in so many passages together: FTS5 weighs each occurrence."""
 LEAST_TERMS = 2
 FREQUENT = 500

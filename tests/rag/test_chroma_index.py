@@ -44,6 +44,18 @@ def vector_ids(library: Library) -> set[int]:
     return {row[0] for row in library.store.connection.execute("SELECT passage FROM vectors")}
 
 
+def run(code: str, library: Path) -> str:
+    """What another process prints that has this module as `here`, `Library`, `vectors` and the folder as `where`."""
+    first = (
+        "import sys; sys.path.insert(0, sys.argv[1]); where = sys.argv[2]\n"
+        "import test_chroma_index as here; from hanpaca.rag import Library, vectors\n"
+    )
+    words = [sys.executable, "-c", first + code, str(Path(__file__).parent), str(library)]
+    ran = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
 def test_chroma_finds_what_comparing_everything_finds(
     documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,17 +110,14 @@ def test_a_thread_searches_after_the_main_one_has_ended(tmp_path: Path, document
     with Library.open(tmp_path / "library", HashedEmbedder()) as library:
         library.sync([documents])
     code = (
-        "import sys, threading, time; sys.path.insert(0, sys.argv[1])\n"
-        "from test_library_durability import HashedEmbedder; from hanpaca.rag import Library, vectors\n"
+        "import threading, time\n"
         "vectors.COMPARED = 0\n"
-        "library = Library.open(sys.argv[2], HashedEmbedder())\n"
+        "library = Library.open(where, here.HashedEmbedder())\n"
         "def late():\n"
         "    time.sleep(.5); print(len(library.search('山水风云', 3)))\n"
         "threading.Thread(target=late).start()\n"
     )
-    words = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path / "library")]
-    ran = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert ran.stdout == "3\n", ran.stderr
+    assert run(code, tmp_path / "library") == "3\n"
 
 
 def test_a_search_in_a_small_library_loads_no_chroma(tmp_path: Path, documents: Path) -> None:
@@ -145,15 +154,11 @@ def test_another_process_has_it_open(tmp_path: Path, documents: Path) -> None:
         library.sync([documents])
         whole = found(library)
         code = (
-            "import json, sys; sys.path.insert(0, sys.argv[1])\n"
-            "import test_chroma_index as here; from hanpaca.rag import Library, vectors\n"
-            "vectors.COMPARED = 0\n"
-            "print(json.dumps(here.found(Library.open(sys.argv[2], here.HashedEmbedder()))))"
+            "import json; vectors.COMPARED = 0\n"
+            "print(json.dumps(here.found(Library.open(where, here.HashedEmbedder()))))"
         )
-        words = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path / "library")]
-        ran = subprocess.run(words, capture_output=True, text=True, check=False)
-    told = [[tuple(hit[:2]) for hit in some] for some in json.loads(ran.stdout)]
-    assert told == [[hit[:2] for hit in some] for some in whole], ran.stderr
+        told = json.loads(run(code, tmp_path / "library"))
+    assert [[tuple(hit[:2]) for hit in some] for some in told] == [[hit[:2] for hit in some] for some in whole]
 
 
 # -- a server --------------------------------------------------------------------------------------------------------
