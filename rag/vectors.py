@@ -38,7 +38,7 @@ class VectorIndex:
         self._matrices: tuple[int, Matrices] | None = None
 
     def nearest(
-        self, query: NDArray[np.float32], counts: Mapping[str, int], meanwhile: Callable[[], None] = lambda: None
+        self, query: NDArray[np.float32], counts: Mapping[str, int], meanwhile: Callable[[], None]
     ) -> dict[str, Ranking]:
         """For each group, as many passages of the largest cosine as `counts` says.
 

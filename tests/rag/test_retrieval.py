@@ -3,7 +3,6 @@
 import datetime
 import os
 import random
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +14,11 @@ from hypothesis import strategies as st
 
 from hanpaca.core.errors import BadInput
 from hanpaca.rag import Filters, Hit, Library, answer, keywords
-from hanpaca.rag.evaluation import evaluate, read_questions
 from hanpaca.rag.hits import filled, passages
 from hanpaca.rag.names import library_folder, library_names
 from hanpaca.rag.pool import Pool
 from hanpaca.rag.sentences import sentences
 from hanpaca.rag.splitting import TARGET
-from hanpaca.rag.terms import _to_simplified, fold, fold_all, language_of, terms
 
 SENTENCES = [
     f"第{number}章讲的是{thing}的来历和用处，说得十分详细。"
@@ -177,12 +174,11 @@ def test_a_filled_hit_has_the_whole_sentences_around_it_that_fit(tmp_path: Path)
     with Library.open(tmp_path) as library:
         library.add_text(text, "混", embed=False)
         every = passages(library.store, "混")
-        short = [
-            replace(hit, end=hit.end - cut, text=hit.text[: len(hit.text) - cut]) for hit in every for cut in (0, 1, 90)
-        ]
-        found = [filled(library.store, hit, TARGET) for hit in short if hit.text]
+        cuts = [(hit, cut) for hit in every for cut in (0, 1, 90) if cut < len(hit.text)]
+        short = [replace(hit, end=hit.end - cut, text=hit.text[: len(hit.text) - cut]) for hit, cut in cuts]
+        found = [filled(library.store, hit, TARGET) for hit in short]
     wide = 0
-    for hit, full in zip((hit for hit in short if hit.text), found, strict=True):
+    for hit, full in zip(short, found, strict=True):
         at = next(number for number, one in enumerate(every) if one.start == hit.start)
         around = text[every[max(0, at - 1)].start : every[min(len(every) - 1, at + 1)].end]
         offset = every[max(0, at - 1)].start
@@ -191,40 +187,6 @@ def test_a_filled_hit_has_the_whole_sentences_around_it_that_fit(tmp_path: Path)
         assert (full.start, full.end) == (start + offset, end + offset) and full.text == text[full.start : full.end]
         wide += len(full.text) > len(hit.text)
     assert wide > 20
-
-
-@given(st.text(max_size=60))
-def test_folding_is_stable_and_terms_come_from_it(text: str) -> None:
-    assert fold(fold(text)) == fold(text)
-    assert all(term and " " not in term and '"' not in term for term in terms(text))
-
-
-@given(st.text(max_size=60))
-def test_folding_is_nfkc_without_case_in_simplified_characters(text: str) -> None:
-    """Character by character, with a look-up for each, is what normalising the whole text gives."""
-    whole = unicodedata.normalize("NFKC", text).casefold()
-    assert fold(text) == whole.translate(_to_simplified())
-
-
-@given(st.lists(st.text(max_size=20), max_size=6))
-def test_folding_many_texts_is_folding_each(texts: list[str]) -> None:
-    assert fold_all(texts) == [fold(text) for text in texts]
-
-
-@pytest.mark.parametrize("texts", [["", "ａ\0Ｂ", "Ｌ…ﬁ", "", "繁體"], ["e\u0301é각", "\ud800Ａ"], [""], []])
-def test_folding_many_texts_with_what_is_not_one_character_alone(texts: list[str]) -> None:
-    assert fold_all(texts) == [fold(text) for text in texts]
-
-
-@given(
-    st.sampled_from(["city", "cities", "fly", "flies", "ties", "glass", "cats", "y"]),
-    st.text("citeslfyga -", max_size=30),
-)
-def test_words_are_counted_in_every_form(word: str, text: str) -> None:
-    """The look at whether a text holds a word's beginning never hides one that the terms of the text have."""
-    question = keywords.Question({term: 1.0 for term in terms(word)}, 1.0, ())
-    wanted = {term: terms(text).count(term) for term in terms(word)}
-    assert keywords.count(question, text) == {term: times for term, times in wanted.items() if times}
 
 
 def test_frequencies_are_remembered_until_the_library_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,77 +224,6 @@ _LIBRARY: list[Library] = []
 @pytest.fixture(autouse=True, scope="module")
 def shared(library: Library) -> None:
     _LIBRARY[:] = [library]
-
-
-def test_languages() -> None:
-    assert [language_of(text) for text in ("你好 world", "hello 世界 and all", "123")] == ["zh", "en", ""]
-
-
-def test_evaluate(library: Library, tmp_path: Path) -> None:
-    path = tmp_path / "questions.jsonl"
-    path.write_text(
-        '{"question": "羊驼住在哪里？", "answer": "高原"}\n\n{"question": "棋的来历在第几章？", "file": "长文.txt"}\n'
-        '{"question": "量子纠缠？", "answerable": false}\n{"question": "砚台有什么用处？", "answer": "没有这句"}\n',
-        encoding="utf-8",
-    )
-    found = evaluate(library, read_questions(path))
-    assert found.questions == 4
-    assert found.recall[10] == pytest.approx(2 / 3)
-    assert found.missed == ["砚台有什么用处？"]
-    assert found.refused_unanswerable in (0.0, 1.0)
-    path.write_text("{}\n", encoding="utf-8")
-    with pytest.raises(BadInput, match="Line 1"):
-        read_questions(path)
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gbk", "utf-16"])
-def test_question_files_in_the_encodings_of_programs(tmp_path: Path, encoding: str) -> None:
-    path = tmp_path / "questions.jsonl"
-    path.write_bytes('{"question": "羊驼住在哪里？"}\r\n{"question": "毛是什么样的？"}'.encode(encoding))
-    assert [row["question"] for row in read_questions(path)] == ["羊驼住在哪里？", "毛是什么样的？"]
-
-
-def test_a_line_separator_within_a_question(tmp_path: Path) -> None:
-    path = tmp_path / "questions.jsonl"
-    path.write_text('{"question": "Where\u2028do llamas live?"}\n', encoding="utf-8")
-    assert read_questions(path) == [{"question": "Where\u2028do llamas live?"}]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'{"question": "a"}\n{"question": " "}', "Line 2 .* has no question"),
-        (b'{"question": "a"}\n[]', "Line 2 .* has no question"),
-        (b'{"question": "a", "answer": ' + b"9" * 5000 + b"}", "Line 1 .* no JSON"),
-        (b"PK\x03\x04\0\0", "q.jsonl cannot be read: .* ZIP"),
-        (b"\xef\xbb\xbf" + b'{"question": "a \xff, and many more words besides"}', "cannot be read: 1 byte"),
-    ],
-)
-def test_question_files_that_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
-    (tmp_path / "q.jsonl").write_bytes(content)
-    with pytest.raises(BadInput, match=message):
-        read_questions(tmp_path / "q.jsonl")
-
-
-@pytest.mark.parametrize(
-    ("row", "recall"),
-    [
-        ({"answer": 7919}, 1.0),
-        ({"answers": [1, 7919]}, 1.0),
-        ({"answer": 1.5}, 0.0),
-        ({"file": 5}, 0.0),
-        ({"answer": 0}, 0.0),
-        ({"answer": "", "answers": ["plateau"]}, 1.0),
-    ],
-)
-def test_numbers_as_answers_and_files(library: Library, row: dict[str, Any], recall: float) -> None:
-    found = evaluate(library, [{"question": "What is the fact about alpacas on the plateau?", **row}])
-    assert found.recall[10] == recall
-
-
-@pytest.mark.parametrize("nothing", [None, False, "", []])
-def test_no_answer_and_no_file_are_compared_with_nothing(library: Library, nothing: Any) -> None:
-    assert evaluate(library, [{"question": "alpacas", "answer": nothing, "file": nothing}]).recall == {}
 
 
 def test_names_of_libraries(tmp_path: Path) -> None:
