@@ -38,7 +38,7 @@ def backup(library: Library, target: Path | str) -> Path:
     with _explained(target), tempfile.TemporaryDirectory(dir=target.parent) as folder:
         copy = Path(folder) / DATABASE
         with contextlib.closing(sqlite3.connect(copy)) as writing:
-            library.store.connection.backup(writing)
+            library.store.back_up(writing)
             writing.execute("PRAGMA journal_mode = DELETE")
         try:
             with zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive:

@@ -43,7 +43,7 @@ _LENGTHS = {"zh": (10, 30), "other": (30, 100)}
 def is_stale(library: Library) -> bool:
     """Whether the library has changed too much since its last calibration."""
     known = json.loads(library.store.meta("calibration") or "{}")
-    count = library.store.connection.execute("SELECT count(*) FROM passages").fetchone()[0]
+    count = library.store.rows("SELECT count(*) FROM passages")[0][0]
     if known.get("segmenter") != library.segmenter:
         return bool(count)
     return bool(abs(count - known.get("passages", 0)) > STALE * count)
@@ -101,7 +101,7 @@ class _Parts(NamedTuple):
 
 def _parts(library: Library, group: str) -> _Parts:
     """The files; where one file is all there is in a group of languages, its pieces."""
-    rows = library.store.connection.execute("SELECT file, language, position FROM passages").fetchall()
+    rows = library.store.rows("SELECT file, language, position FROM passages")
     own = [(file, position) for file, language, position in rows if group_of(language) == group]
     if len({file for file, _ in own}) > 1:
         return _Parts(lambda file, _: file, QUANTILE)
@@ -111,7 +111,7 @@ def _parts(library: Library, group: str) -> _Parts:
 
 def _clauses(library: Library) -> list[tuple[int, int, str, str]]:
     """(file, position, clause, group), evenly from the passages of each group; always the same for the same library."""
-    rows = library.store.connection.execute("SELECT id, file, position, language FROM passages ORDER BY id").fetchall()
+    rows = library.store.rows("SELECT id, file, position, language FROM passages ORDER BY id")
     found: list[tuple[int, int, str, str]] = []
     for group in GROUPS:
         own = [(number, file, position) for number, file, position, language in rows if group_of(language) == group]
@@ -124,7 +124,7 @@ def _clauses(library: Library) -> list[tuple[int, int, str, str]]:
 
 
 def _clause(library: Library, passage: int, group: str, choose: random.Random) -> str | None:
-    text = library.store.connection.execute("SELECT text FROM passages WHERE id = ?", (passage,)).fetchone()[0]
+    text = library.store.rows("SELECT text FROM passages WHERE id = ?", (passage,))[0][0]
     shortest, longest = _LENGTHS[group]
     clauses = [clause for part in _CLAUSE.findall(text) if shortest <= len(clause := part.strip()) <= longest]
     return choose.choice(clauses) if clauses else None

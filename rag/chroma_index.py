@@ -264,9 +264,9 @@ class ChromaIndex:
         last, applied = self._last(), self._applied()
         if applied is None:
             return self._fill(last, patience)
-        rows = self._store.connection.execute(
+        rows = self._store.rows(
             "SELECT passage, added FROM outbox WHERE number > ? AND number <= ? ORDER BY number", (applied, last)
-        ).fetchall()
+        )
         if len(rows) != last - applied and applied < int(self._store.meta("pruned") or 0):
             return self._fill(last, patience)
         if patience is not None and len(rows) > patience:
@@ -284,13 +284,14 @@ class ChromaIndex:
             names = collection.get(include=[])["ids"]
             for at in range(0, len(names), BATCH):
                 collection.delete(ids=names[at : at + BATCH])
-        self._add([row[0] for row in self._store.connection.execute("SELECT passage FROM vectors ORDER BY passage")])
+        self._add([row[0] for row in self._store.rows("SELECT passage FROM vectors ORDER BY passage")])
         self._set_applied(last)
         return True
 
     def _add(self, passages: Sequence[int]) -> None:
         for at in range(0, len(passages), BATCH):
-            rows = read_vectors(self._store.connection, passages[at : at + BATCH])
+            with self._store.read() as reading:
+                rows = read_vectors(reading, passages[at : at + BATCH])
             for group, collection in self._collections.items():
                 ids, matrix = unpack([row for row in rows if group_of(row[2]) == group])
                 if len(ids):
@@ -305,11 +306,11 @@ class ChromaIndex:
                 collection.delete(ids=[str(number) for number in passages[at : at + BATCH]])
 
     def _last(self) -> int:
-        row = self._store.connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").fetchone()
-        return int(row[0]) if row else 0
+        found = self._store.rows("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'")
+        return int(found[0][0]) if found else 0
 
     def _count(self) -> int:
-        return int(self._store.connection.execute("SELECT count(*) FROM vectors").fetchone()[0])
+        return int(self._store.rows("SELECT count(*) FROM vectors")[0][0])
 
     def _applied(self) -> int | None:
         """The number of the last change that Chroma has; None where it was never filled."""

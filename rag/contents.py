@@ -51,7 +51,7 @@ class Stats:
 
 def files(store: Store) -> list[FileInfo]:
     """Every file of the library, by path."""
-    rows = store.connection.execute(
+    rows = store.rows(
         "SELECT f.path, f.origin, f.kind, f.title, f.encoding, f.size, f.modified, count(p.id), count(v.passage),"
         " f.warnings FROM files f LEFT JOIN passages p ON p.file = f.id LEFT JOIN vectors v ON v.passage = p.id"
         " GROUP BY f.id ORDER BY f.path"
@@ -83,14 +83,14 @@ def below(store: Store, name: Path | str) -> list[str]:
     if not str(name).strip():  # that would be the folder one is in
         raise BadInput("The name of a document is empty.", "`hanpaca sources` lists what the library has.")
     top = absolute(str(name))
-    paths = [row[0] for row in store.connection.execute("SELECT path FROM files ORDER BY path")]
+    paths = [row[0] for row in store.rows("SELECT path FROM files ORDER BY path")]
     return [path for path in paths if path != top and is_below(path, top)] or [resolve(store, name)]
 
 
 def resolve(store: Store, file: Path | str) -> str:
     """The library's own path of a file given as the user knows it: whole, relative, or its last parts."""
     wanted = str(file)
-    paths = [row[0] for row in store.connection.execute("SELECT path FROM files ORDER BY path")]
+    paths = [row[0] for row in store.rows("SELECT path FROM files ORDER BY path")]
     for candidate in (wanted, absolute(wanted)):
         if candidate in paths:
             return candidate

@@ -21,11 +21,11 @@ _HERE = uuid.uuid4().hex
 
 def remembered(store: Store, path: str, state: State, encoding: str | None) -> str | None:
     """What was wrong with this file, if it would be wrong again."""
-    row = store.connection.execute(
+    found = store.rows(
         "SELECT message FROM failures WHERE path = ? AND size = ? AND modified = ? AND version IN (?, ?)",
         (path, *state, _conditions(encoding), _HERE),
-    ).fetchone()
-    return None if row is None else str(row[0])
+    )
+    return str(found[0][0]) if found else None
 
 
 def remember(store: Store, path: str, state: State, encoding: str | None, message: str, lasting: bool) -> None:
@@ -37,7 +37,7 @@ def remember(store: Store, path: str, state: State, encoding: str | None, messag
 
 def forget(store: Store, is_over: Callable[[str], bool]) -> None:
     """Drop the failures of these paths."""
-    old = [row[0] for row in store.connection.execute("SELECT path FROM failures")]
+    old = [row[0] for row in store.rows("SELECT path FROM failures")]
     if over := [(path,) for path in old if is_over(path)]:
         with store.write() as writing:
             writing.executemany("DELETE FROM failures WHERE path = ?", over)

@@ -73,14 +73,14 @@ def hit_of(row: tuple[Any, ...], score: float = 0.0, explain: Mapping[str, Any] 
 def unchanged(store: Store, hits: Sequence[Hit]) -> bool:
     """Whether the library still holds these passages, in the same files."""
     marks = ",".join("?" * len(hits))
-    rows = store.connection.execute(f"{SELECT} WHERE p.id IN ({marks})", [hit.passage_id for hit in hits]).fetchall()
+    rows = store.rows(f"{SELECT} WHERE p.id IN ({marks})", [hit.passage_id for hit in hits])
     found = {(hit.passage_id, hit.file, hit.text) for hit in map(hit_of, rows)}
     return found == {(hit.passage_id, hit.file, hit.text) for hit in hits}
 
 
 def passages(store: Store, path: str) -> list[Hit]:
     """All passages of a file, in their order."""
-    rows = store.connection.execute(f"{SELECT} WHERE f.path = ? ORDER BY p.position", (path,))
+    rows = store.rows(f"{SELECT} WHERE f.path = ? ORDER BY p.position", (path,))
     return [hit_of(row) for row in rows]
 
 

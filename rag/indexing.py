@@ -108,9 +108,7 @@ def embed_pending(
 
     `on_batch(done, total)` hears of each batch. A passage whose text was seen before takes its vector from there.
     """
-    pending = store.connection.execute(
-        "SELECT id FROM passages WHERE id NOT IN (SELECT passage FROM vectors) ORDER BY id"
-    ).fetchall()
+    pending = store.rows("SELECT id FROM passages WHERE id NOT IN (SELECT passage FROM vectors) ORDER BY id")
     numbers = [row[0] for row in pending]
     for at in range(0, len(numbers), EMBED_BATCH):
         if stop():
@@ -122,11 +120,11 @@ def embed_pending(
 
 
 def _embed_some(store: Store, embedder: Embedder, numbers: Sequence[int]) -> None:
-    rows = store.connection.execute(
+    rows = store.rows(
         "SELECT p.id, p.text, p.headings, p.digest, f.title FROM passages p JOIN files f ON f.id = p.file"
         f" WHERE p.id IN ({placeholders(numbers)}) ORDER BY p.id",
         tuple(numbers),
-    ).fetchall()
+    )
     new: dict[bytes, str] = {}
     for _, text, headings, digest, title in rows:
         new.setdefault(digest, _with_context(text, context_of(json.loads(headings), title)))

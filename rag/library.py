@@ -260,7 +260,7 @@ class Library:
 
     def nearness(self, question: str) -> Callable[[Sequence[str]], list[float]] | None:
         """A way to tell how near texts are to a question, in standard deviations; None while there are no vectors."""
-        if not self.store.connection.execute("SELECT 1 FROM vectors LIMIT 1").fetchone():
+        if not self.store.rows("SELECT 1 FROM vectors LIMIT 1"):
             return None
 
         def near(texts: Sequence[str]) -> list[float]:

@@ -109,7 +109,7 @@ def check(library: Library, query: str, k: int, mode: str) -> None:
         raise BadInput(f"The question is of type {type(query).__name__}.", "Give it as str.")
     if not query.strip():
         raise BadInput("The question is empty.", "Ask something.")
-    if not library.store.connection.execute("SELECT 1 FROM passages LIMIT 1").fetchone():
+    if not library.store.rows("SELECT 1 FROM passages LIMIT 1"):
         raise BadInput(f"The library in {library.folder} is empty.", "Add documents: hanpaca ingest FOLDER.")
 
 

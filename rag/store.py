@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import sqlite3
-import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import BadInput, Closed, HanpacaError, LibraryBusy
+from ..core.errors import BadInput, HanpacaError, LibraryBusy
+from .connections import Connections
 from .terms import ANALYSIS
 
 SCHEMA = "2"
-BUSY_SECONDS = 20.0
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -51,15 +49,11 @@ _COUNTED = ("passages", "vectors")
 
 
 class Store:
-    """Connections to one library file: one for each thread. `writable` is False on a read-only disk."""
+    """One library's file, which any thread may use."""
 
     def __init__(self, path: Path, create: bool) -> None:
         self.path = path
-        self.writable = True
-        self._local = threading.local()
-        self._all: list[sqlite3.Connection] = []
-        self._lock = threading.Lock()
-        self._closed = False
+        self._connections = Connections(path)
         self._counts: tuple[int, int, int] | None = None
         self._frequencies: tuple[int, dict[str, int]] = (-1, {})
         if create and not path.exists():
@@ -68,8 +62,7 @@ class Store:
         self._check()
 
     def _create(self) -> None:
-        connection = self.connection
-        connection.execute("PRAGMA journal_mode = WAL")
+        self.rows("PRAGMA journal_mode = WAL")
         with self.write() as writing:
             for statement in _TABLES.strip().split(";\n"):
                 writing.execute(statement)
@@ -78,8 +71,7 @@ class Store:
 
     def _check(self) -> None:
         with self._explained():
-            found = self.connection.execute("SELECT name FROM sqlite_master WHERE name = 'meta'").fetchone()
-            if not found:
+            if not self.rows("SELECT name FROM sqlite_master WHERE name = 'meta'"):
                 self._create()
             schema = self.meta("schema")
         if schema != SCHEMA:
@@ -89,49 +81,14 @@ class Store:
             )
 
     @property
-    def connection(self) -> sqlite3.Connection:
-        """This thread's connection. Raises `Closed` after `close`."""
-        if self._closed:
-            raise Closed("The library is closed.", "Open it again.")
-        held = getattr(self._local, "connection", None)
-        if held is None:
-            held = self._local.connection = self._connect()
-            with self._lock:
-                self._all.append(held)
-        return held
-
-    def _connect(self) -> sqlite3.Connection:
-        writable = os.access(self.path if self.path.exists() else self.path.parent, os.W_OK)
-        writable = writable and os.access(self.path.parent, os.W_OK)
-        # Where SQLite cannot make the files by which readers and writers agree, nobody else writes either.
-        ways = ("mode=ro", "mode=ro&immutable=1")
-        for query in ("mode=rwc", *ways) if writable else ways:
-            uri = f"{self.path.absolute().as_uri()}?{query}"
-            connection = sqlite3.connect(
-                uri,
-                uri=True,
-                timeout=BUSY_SECONDS,
-                isolation_level=None,
-                check_same_thread=False,
-                cached_statements=256,
-            )
-            try:
-                for setting in ("foreign_keys = ON", "synchronous = FULL", "secure_delete = ON", "cache_size = -65536"):
-                    connection.execute(f"PRAGMA {setting}")
-                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-                self.writable = self.writable and query == "mode=rwc"
-                return connection
-            except sqlite3.OperationalError:
-                connection.close()
-                if query == ways[-1]:
-                    raise
-        raise AssertionError("one of the ways returns or raises")
+    def writable(self) -> bool:
+        """False on a read-only disk."""
+        return self._connections.writable
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """One transaction, committed at the end, rolled back on any error."""
-        connection = self.connection
-        with self._explained():
+        with self._connections.using() as connection, self._explained():
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -145,25 +102,35 @@ class Store:
     @contextlib.contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """A view that stays the same while another process writes."""
-        connection = self.connection
-        if connection.in_transaction:
-            yield connection
-            return
-        with self._explained():
-            connection.execute("BEGIN")
-            try:
+        with self._connections.using() as connection:
+            if connection.in_transaction:
                 yield connection
-            finally:
-                connection.execute("ROLLBACK")
+                return
+            with self._explained():
+                connection.execute("BEGIN")
+                try:
+                    yield connection
+                finally:
+                    connection.execute("ROLLBACK")
+
+    def rows(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of one statement."""
+        with self._connections.using() as connection:
+            return connection.execute(statement, parameters).fetchall()
+
+    def back_up(self, target: sqlite3.Connection) -> None:
+        """Copy the file into another, as it is at one moment."""
+        with self._connections.using() as connection:
+            connection.backup(target)
 
     def meta(self, key: str) -> str | None:
         """A remembered setting."""
-        row = self.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
+        found = self.rows("SELECT value FROM meta WHERE key = ?", (key,))
+        return str(found[0][0]) if found else None
 
     def set_meta(self, key: str, value: str) -> None:
         """Remember a setting; inside `write` it is part of that transaction."""
-        self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+        self.rows("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     def changes(self) -> int:
         """A number that grows with every change by any process: the key of caches."""
@@ -174,7 +141,7 @@ class Store:
         changes = self.changes()
         known = self._counts  # another thread may be in another state
         if known is None or known[0] != changes:
-            counts = [self.connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in _COUNTED]
+            counts = [self.rows(f"SELECT count(*) FROM {name}")[0][0] for name in _COUNTED]
             known = self._counts = (changes, counts[0], counts[1])
         return known[1:]
 
@@ -191,9 +158,9 @@ class Store:
 
         False where another process is in the middle of reading and needs the log.
         """
-        with self._explained():
-            self.connection.execute("VACUUM")
-            busy, *_ = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        with self._connections.using() as connection, self._explained():
+            connection.execute("VACUUM")
+            busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not busy
 
     @contextlib.contextmanager
@@ -209,13 +176,8 @@ class Store:
             raise
 
     def close(self) -> None:
-        """Close every thread's connection. Idempotent."""
-        self._closed = True
-        with self._lock:
-            for connection in self._all:
-                with contextlib.suppress(sqlite3.Error):
-                    connection.close()
-            self._all.clear()
+        """Close every thread's connection, when it is not in use. Idempotent."""
+        self._connections.close()
 
 
 def explain(error: Exception, path: Path) -> HanpacaError:

@@ -229,7 +229,7 @@ def _same(known: _Known, stat: os.stat_result) -> bool:
 
 
 def _known_below(store: Store, paths: Sequence[Path | str]) -> dict[str, _Known]:
-    rows = store.connection.execute(
+    rows = store.rows(
         "SELECT path, size, modified, checked, digest, encoding FROM files WHERE origin = 'file' ORDER BY path"
     )
     inside = _inside(paths)

@@ -75,7 +75,9 @@ class VectorIndex:
 
     def cosines(self, passages: Sequence[int], query: NDArray[np.float32]) -> dict[int, float]:
         """The cosines of these passages with a query; those without a vector are missing."""
-        ids, matrix = unpack(read_vectors(self._store.connection, passages))
+        with self._store.read() as reading:
+            rows = read_vectors(reading, passages)
+        ids, matrix = unpack(rows)
         return dict(zip(ids.tolist(), (matrix @ query).tolist(), strict=True)) if len(ids) else {}
 
     def spread(self, fresh: bool = False) -> float:
@@ -95,8 +97,9 @@ class VectorIndex:
 
     def _measure_spread(self) -> float:
         """In the larger group: cosines across languages are lower, and would say something else."""
-        ids = [row[0] for row in self._store.connection.execute("SELECT passage FROM vectors ORDER BY passage")]
-        rows = read_vectors(self._store.connection, ids[:: max(1, len(ids) // SAMPLE)])
+        ids = [row[0] for row in self._store.rows("SELECT passage FROM vectors ORDER BY passage")]
+        with self._store.read() as reading:
+            rows = read_vectors(reading, ids[:: max(1, len(ids) // SAMPLE)])
         parts = [[row for row in rows if group_of(row[2]) == group] for group in GROUPS]
         _, sample = unpack(max(parts, key=len))
         if len(sample) < LEAST_SAMPLE:

@@ -41,7 +41,7 @@ def found(library: Library) -> list[list[tuple[str, int, float]]]:
 
 
 def vector_ids(library: Library) -> set[int]:
-    return {row[0] for row in library.store.connection.execute("SELECT passage FROM vectors")}
+    return {row[0] for row in library.store.rows("SELECT passage FROM vectors")}
 
 
 def run(code: str, library: Path) -> str:

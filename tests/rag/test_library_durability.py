@@ -7,15 +7,17 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hanpaca.core.errors import BadInput, HanpacaError
+from hanpaca.core.errors import BadInput, Closed, HanpacaError
 from hanpaca.rag import Library
 from hanpaca.rag.vector_rows import read_vectors, unpack
 
@@ -60,12 +62,11 @@ def sync_in_child(folder: Path, documents: Path, delay: float = 0.0, **options: 
 
 def contents(library: Library) -> dict[str, object]:
     """All that a library holds, row numbers aside."""
-    reading = library.store.connection
-    passages = reading.execute(
+    passages = library.store.rows(
         "SELECT f.path, p.position, p.text, p.start, p.end, v.vector FROM passages p JOIN files f ON f.id = p.file"
         " JOIN vectors v ON v.passage = p.id ORDER BY f.path, p.position"
-    ).fetchall()
-    vocabulary = reading.execute("SELECT term, doc, cnt FROM vocabulary ORDER BY term").fetchall()
+    )
+    vocabulary = library.store.rows("SELECT term, doc, cnt FROM vocabulary ORDER BY term")
     found = {
         f"{mode} {query}": [(hit.file, hit.start, round(hit.score, 4)) for hit in library.search(query, 8, mode)]
         for query in ("山水风云", "春夏秋冬和东西南北", "金木水火土")
@@ -99,7 +100,7 @@ def test_killed_at_random_moments_the_next_sync_goes_on(tmp_path: Path) -> None:
         with Library.open(tmp_path / f"killed {number}", HashedEmbedder()) as library:
             library.sync([documents])
             assert contents(library) == whole
-            ids = {row[0] for row in library.store.connection.execute("SELECT passage FROM vectors")}
+            ids = {row[0] for row in library.store.rows("SELECT passage FROM vectors")}
             assert library.vectors.indexed() == ids
 
 
@@ -112,7 +113,8 @@ def test_deleted_words_are_in_no_byte(tmp_path: Path) -> None:
         library.sync([documents])
         assert library.search("翡翠蟾蜍", mode="keywords")[0].text.startswith("密钥")
         number = library.search("翡翠蟾蜍", mode="keywords")[0].passage_id
-        _, (vector,) = unpack(read_vectors(library.store.connection, [number]))
+        with library.store.read() as reading:
+            _, (vector,) = unpack(read_vectors(reading, [number]))
         library.delete("绝密档案.txt")
         forms = ["翡翠", "蟾蜍", "zanzibar", "Zanzibar", "xylophone", "绝密档案", "绝密"]
         assert_in_no_byte(library.folder, [form.encode() for form in forms] + [vector.tobytes()])
@@ -156,7 +158,7 @@ def test_a_full_disk_keeps_what_was_finished(tmp_path: Path) -> None:
     assert child.returncode == 3, (out, error)
     assert "Traceback" not in out.decode()
     with Library.open(tmp_path / "library", HashedEmbedder()) as library:
-        assert library.store.connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        assert library.store.rows("PRAGMA integrity_check")[0][0] == "ok"
         library.sync([documents])
         assert library.stats().files == 14
 
@@ -200,8 +202,35 @@ def test_others_read_while_one_writes(tmp_path: Path) -> None:
         assert searches > 3
         assert library.stats().files == 12
         assert len(library.search("金木水火土", k=3)) >= 1
-        ids = {row[0] for row in library.store.connection.execute("SELECT passage FROM vectors")}
+        ids = {row[0] for row in library.store.rows("SELECT passage FROM vectors")}
         assert library.vectors.indexed() == ids
+
+
+def test_closing_waits_for_what_other_threads_do_and_ends_it(tmp_path: Path) -> None:
+    for number in range(3):
+        library = Library.open(tmp_path / str(number), HashedEmbedder())
+        library.add_text("山水风云，春夏秋冬。" * 20, "first")
+        errors: list[Exception] = []
+        searching, adding = partial(library.search, "山水风云", 5), partial(library.add_text, "金木水火土", "second")
+        threads = [threading.Thread(target=repeat, args=(one, errors)) for one in [searching] * 4 + [adding]]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        library.close()
+        for thread in threads:
+            thread.join(30)
+        assert [type(error) for error in errors] == [Closed] * 5
+        with Library.open(tmp_path / str(number), HashedEmbedder()) as library:
+            assert library.store.rows("PRAGMA integrity_check") == [("ok",)]
+
+
+def repeat(work: Callable[[], object], errors: list[Exception]) -> None:
+    """Until it fails."""
+    try:
+        while True:
+            work()
+    except Exception as error:
+        errors.append(error)
 
 
 def test_a_second_process_that_writes_is_told_to_wait(tmp_path: Path) -> None:
@@ -256,7 +285,7 @@ def test_chroma_can_be_lost(tmp_path: Path, damage: str) -> None:
             shutil.rmtree(path)
     with Library.open(tmp_path / "library", HashedEmbedder()) as library:
         assert contents(library) == before
-        ids = {row[0] for row in library.store.connection.execute("SELECT passage FROM vectors")}
+        ids = {row[0] for row in library.store.rows("SELECT passage FROM vectors")}
         assert library.vectors.indexed() == ids
 
 

@@ -86,7 +86,7 @@ def test_one_page_in_two_formats_is_shown_once(tmp_path: Path) -> None:
 
 def test_files_that_say_the_same_count_as_one_in_calibration(library: Library) -> None:
     """A book in two formats would else look as if the questions that it answers had no answers."""
-    names = {number: Path(path).name for number, path in library.store.connection.execute("SELECT id, path FROM files")}
+    names = {number: Path(path).name for number, path in library.store.rows("SELECT id, path FROM files")}
     for text, saying in (
         ("羊驼 住在高原上", {"抄本.md", "原本.txt"}),
         ("说得十分详细", {"长文.txt"}),

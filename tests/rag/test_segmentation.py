@@ -38,8 +38,8 @@ def test_words_of_a_question() -> None:
 @pytest.mark.usefixtures("jieba")
 def test_a_word_is_a_term_of_its_own(folder: Path) -> None:
     with Library.open(folder, segmenter="jieba") as library:
-        connection = library.store.connection
-        question = weigh(connection, "红楼梦", 3, ["红楼梦"])
+        with library.store.read() as reading:
+            question = weigh(reading, "红楼梦", 3, ["红楼梦"])
         assert list(question.weights) == ["红楼", "楼梦", "红楼梦"]
         assert question.weights["红楼梦"] > question.weights["楼梦"], "one passage has the word, two have the pairs"
         hit = library.search("红楼梦", k=1, mode="keywords")[0]

@@ -15,7 +15,7 @@ from test_chroma_index import vector_ids
 from test_library_durability import HashedEmbedder, assert_in_no_byte, contents, sync_in_child, write_documents
 
 from hanpaca.core.errors import BadInput
-from hanpaca.rag import Library, store
+from hanpaca.rag import Library, connections, store
 from hanpaca.rag.vector_rows import read_vectors, unpack
 
 SECRET = "密钥是紫檀木匣中的翡翠蟾蜍，Zanzibar-Xylophone-42。"
@@ -81,7 +81,8 @@ def test_a_deletion_that_was_cut_short_is_made_up_for(
     with Library.open(tmp_path / "library", HashedEmbedder()) as library:
         library.sync([documents])
         number = library.search("翡翠蟾蜍", 1, "keywords")[0].passage_id
-        _, (vector,) = unpack(read_vectors(library.store.connection, [number]))
+        with library.store.read() as reading:
+            _, (vector,) = unpack(read_vectors(reading, [number]))
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(store.Store, "compact", killed)
             library.delete("绝密.txt")
@@ -102,7 +103,7 @@ def test_a_text_that_replaces_another_leaves_no_word_of_it(tmp_path: Path) -> No
 def test_a_deletion_while_another_process_reads_is_finished_by_the_next_change(
     tmp_path: Path, documents: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "BUSY_SECONDS", 0.2)
     with Library.open(tmp_path / "library", HashedEmbedder()) as library:
         library.sync([documents])
         reader = sqlite3.connect(tmp_path / "library" / "library.sqlite3", isolation_level=None)
@@ -126,7 +127,8 @@ def test_vectors_go_from_a_chroma_that_another_process_has_open(tmp_path: Path, 
     with Library.open(tmp_path / "library", HashedEmbedder()) as library:
         library.sync([documents])
         number = library.search("翡翠蟾蜍", 1, "keywords")[0].passage_id
-        _, (vector,) = unpack(read_vectors(library.store.connection, [number]))
+        with library.store.read() as reading:
+            _, (vector,) = unpack(read_vectors(reading, [number]))
         ran = subprocess.run(words, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stderr
         library.sync([documents / "文档00.txt"])
