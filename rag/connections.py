@@ -16,14 +16,19 @@ from ..core.errors import Closed
 BUSY_SECONDS = 20.0
 
 
-@dataclass
+@dataclass(eq=False)
 class _Held:
-    """One thread's connection. While the thread is in the middle of using it, it holds the lock: `close` waits."""
+    """One thread's connection. While the thread is in the middle of using it, it holds the lock: others wait."""
 
     connection: sqlite3.Connection
+    thread: threading.Thread = field(default_factory=threading.current_thread)
     lock: threading.RLock = field(default_factory=threading.RLock)
     depth: int = 0
     """How many blocks use it, one inside the other."""
+
+    def close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self.connection.close()
 
 
 class Connections:
@@ -39,25 +44,33 @@ class Connections:
 
     @contextlib.contextmanager
     def using(self) -> Iterator[sqlite3.Connection]:
-        """This thread's connection, not closed before the end of the block. Raises `Closed` after `close`."""
+        """This thread's connection, not closed before the end of the block. Raises `Closed` after `close`.
+
+        The block must end in the thread in which it began: no generator may be left in the middle of one.
+        """
         held: _Held | None = getattr(self._local, "held", None)
         if held is None:
-            held = self._open()
+            held = self._local.held = self._open()
         with held.lock:
-            if not held.depth:  # what is under way may end
-                self._raise_if_closed()
             held.depth += 1
             try:
+                if held.depth == 1:  # what is under way may end
+                    self._raise_if_closed()
                 yield held.connection
             finally:
                 held.depth -= 1
+                if self._closed and not held.depth:  # nobody else waits for it any more
+                    held.close()
 
     def _open(self) -> _Held:
+        self._raise_if_closed()
+        held = _Held(self._connect())
         with self._lock:
-            self._raise_if_closed()
-            held = self._local.held = _Held(self._connect())
-            self._all.append(held)
-            return held
+            ended = [one for one in self._all if not one.thread.is_alive()]
+            self._all = [one for one in self._all if one.thread.is_alive()] + [held]
+        for one in ended:
+            one.close()
+        return held
 
     def _raise_if_closed(self) -> None:
         if self._closed:
@@ -93,17 +106,17 @@ class Connections:
     def close(self) -> None:
         """Close every thread's connection. Idempotent.
 
-        Waits for threads in the middle of a transaction or a statement; what they ask next raises `Closed`. One that
-        takes longer than `BUSY_SECONDS` keeps its connection until it ends.
+        Waits up to `BUSY_SECONDS` for threads in the middle of a transaction or a statement. One that takes longer, and
+        one's own, ends and is closed then. Whatever is asked next raises `Closed`.
         """
         with self._lock:
             self._closed = True
-            held, self._all = self._all, []
+            everyone = list(self._all)
         end = time.monotonic() + BUSY_SECONDS
-        for one in held:
+        for one in everyone:
             if one.lock.acquire(timeout=max(0.0, end - time.monotonic())):
                 try:
-                    with contextlib.suppress(sqlite3.Error):
-                        one.connection.close()
+                    if not one.depth:
+                        one.close()
                 finally:
                     one.lock.release()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +76,18 @@ def stats(store: Store) -> Stats:
         languages = dict(reading.execute("SELECT language, count(*) FROM passages GROUP BY language").fetchall())
         failures = reading.execute("SELECT path, message FROM failures ORDER BY path").fetchall()
         made_with = store.meta("embedder") if embedded else None
-    on_disk = sum(path.stat().st_size for path in store.path.parent.rglob("*") if path.is_file())
+    on_disk = _bytes_below(store.path.parent)
     return Stats(count_files, passages, embedded, characters, on_disk, made_with, languages, tuple(failures))
+
+
+def _bytes_below(folder: Path) -> int:
+    """The size of the files of a folder; what another thread deletes meanwhile is not counted."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += Path(place, name).stat().st_size
+    return total
 
 
 def below(store: Store, name: Path | str) -> list[str]:

@@ -89,8 +89,8 @@ class Store:
     def write(self) -> Iterator[sqlite3.Connection]:
         """One transaction, committed at the end, rolled back on any error."""
         with self._connections.using() as connection, self._explained():
-            connection.execute("BEGIN IMMEDIATE")
             try:
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'changes'")
                 connection.execute("COMMIT")
@@ -107,11 +107,12 @@ class Store:
                 yield connection
                 return
             with self._explained():
-                connection.execute("BEGIN")
                 try:
+                    connection.execute("BEGIN")
                     yield connection
                 finally:
-                    connection.execute("ROLLBACK")
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
 
     def rows(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of one statement."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.errors import Closed
 from .chroma_index import ChromaIndex
 from .store import Store
 from .vector_rows import GROUPS, SELECT, Ranking, best, group_of, read_vectors, unpack
@@ -36,6 +37,7 @@ class VectorIndex:
         self._lock = threading.RLock()
         self._spread: tuple[int, float] | None = None
         self._matrices: tuple[int, Matrices] | None = None
+        self._closed = False
 
     def nearest(
         self, query: NDArray[np.float32], counts: Mapping[str, int], meanwhile: Callable[[], None]
@@ -48,6 +50,7 @@ class VectorIndex:
             meanwhile()
             return self._compared(query, counts)
         with self._lock:
+            self._raise_if_closed()
             asked = self._chroma.ask(query, counts)
             try:
                 meanwhile()
@@ -58,6 +61,7 @@ class VectorIndex:
 
     def _compared(self, query: NDArray[np.float32], counts: Mapping[str, int]) -> dict[str, Ranking]:
         with self._lock:
+            self._raise_if_closed()
             matrices = self._all()
         return {group: best(ids, matrix @ query, counts[group]) for group, (ids, matrix) in matrices.items()}
 
@@ -136,5 +140,10 @@ class VectorIndex:
     def close(self) -> None:
         """Close Chroma and let other processes have it. Idempotent."""
         with self._lock:
+            self._closed = True
             self._chroma.close()
             self._matrices = None
+
+    def _raise_if_closed(self) -> None:
+        if self._closed:
+            raise Closed("The library is closed.", "Open it again.")

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import os
 import random
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -19,6 +21,7 @@ import pytest
 
 from hanpaca.core.errors import BadInput, Closed, HanpacaError
 from hanpaca.rag import Library
+from hanpaca.rag.library import DATABASE
 from hanpaca.rag.vector_rows import read_vectors, unpack
 
 CHILD = Path(__file__).with_name("syncing.py")
@@ -222,6 +225,51 @@ def test_closing_waits_for_what_other_threads_do_and_ends_it(tmp_path: Path) -> 
         assert [type(error) for error in errors] == [Closed] * 5
         with Library.open(tmp_path / str(number), HashedEmbedder()) as library:
             assert library.store.rows("PRAGMA integrity_check") == [("ok",)]
+
+
+@pytest.mark.parametrize("block", ["read", "write"])
+def test_closed_in_the_middle_of_its_own_work_it_ends_that_first(tmp_path: Path, block: str) -> None:
+    library = Library.open(tmp_path, HashedEmbedder())
+    library.add_text("山水风云。", "first")
+    with getattr(library.store, block)() as connection:
+        library.close()
+        assert connection.execute("SELECT count(*) FROM files").fetchone() == (1,)
+    with pytest.raises(Closed):
+        library.search("山水")
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+
+
+def test_threads_that_ended_leave_no_connection(tmp_path: Path) -> None:
+    with Library.open(tmp_path, HashedEmbedder()) as library:
+        library.add_text("山水风云。", "first")
+        for _ in range(16):
+            thread = threading.Thread(target=library.search, args=("山水",))
+            thread.start()
+            thread.join()
+        descriptors = [str(one.readlink()) for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
+        assert 1 <= sum(name.endswith(DATABASE) for name in descriptors) < 8  # SQLite closes some later
+
+
+def test_interrupted_while_it_waits_for_another_a_write_leaves_no_transaction_open(tmp_path: Path) -> None:
+    with Library.open(tmp_path, HashedEmbedder()) as library:
+        writing = threading.Event()
+
+        def another() -> None:
+            with library.store.write():
+                writing.set()
+                time.sleep(0.1)
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.3)
+
+        thread = threading.Thread(target=another)
+        thread.start()
+        assert writing.wait(10)
+        with pytest.raises(KeyboardInterrupt), library.store.write():
+            time.sleep(5)
+        thread.join()
+        library.add_text("山水风云。", "first")
+        assert library.stats().files == 1
 
 
 def repeat(work: Callable[[], object], errors: list[Exception]) -> None:
