@@ -147,7 +147,8 @@ class _Answering(Asking):
     def _read(self, messages: Sequence[Message], shown: Sequence[tuple[Hit, str]], search: Found) -> Iterator[Event]:
         """What a reader says over the sentence it has it from and the best others; these alone if it is not sure."""
         assert self.model is not None
-        said = self.model.chat(messages, self.window.sampling().replace(**short_answer.sampling(shown, self.words)))
+        held = short_answer.sampling(shown, self.words, self.question)
+        said = self.model.chat(messages, self.window.sampling().replace(**held))
         self.count(said.usage)
         if short_answer.refuses(said):
             yield from self._extract(search, self.words.unsure, refused=True)

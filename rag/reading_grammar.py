@@ -10,6 +10,8 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
+from .reading_bounds import bounds
+
 _OPENING = frozenset("《〈「『“‘\"'（([【")
 _SIGNS, _MINUS = frozenset("+-−±$¥￥€£"), frozenset("-−")
 """What a number may begin with, and what it cannot be without."""
@@ -19,28 +21,49 @@ _GAP = "…"
 _CHINESE = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
-def grammar(sources: Sequence[str], absent: str) -> str:
+def grammar(sources: Sequence[str], absent: str, question: str = "") -> str:
     """GBNF of the answers from `sources`, which are as the prompt shows them, or of `absent`.
 
     Each character is a rule that goes on to the next one or, where a word ends, to the source's number. Words in
-    letters and numbers are neither begun nor left in the middle.
+    letters and numbers are neither begun nor left in the middle, nor what `bounds` keeps together for the question.
     """
-    rules = [rule for number, text in enumerate(sources, 1) for rule in _rules(number, text)]
-    answers = [f'start-{number} "[{number}]"' for number, text in enumerate(sources, 1) if any(_starts(text))]
-    return "\n".join([f"root ::= {' | '.join([_literal(absent), *answers])}", *rules])
+    rules, answers = list[str](), [_literal(absent)]
+    for number, text in enumerate(sources, 1):
+        if made := list(_rules(number, text, question)):
+            answers.append(f'start-{number} "[{number}]"')
+            rules += made
+    return "\n".join([f"root ::= {' | '.join(answers)}", *rules])
 
 
-def _rules(number: int, text: str) -> Iterator[str]:
-    if starts := [f"at-{number}-{place}" for place in _starts(text)]:
-        yield f"start-{number} ::= {' | '.join(starts)}"
-    for place, character in enumerate(text):
-        if not _stands(character):
+def _rules(number: int, text: str, question: str) -> Iterator[str]:
+    """Of one source; nothing where no answer may begin in it."""
+    bound = bounds(question, text, _starts(text))
+    ways = [(start, end) for start, end in bound.least_ends.items() if all(map(_stands, text[start:end]))]
+    if not ways:
+        return
+    yield f"start-{number} ::= {' | '.join(_rule('at', number, *way) for way in ways)}"
+    written = set[str]()
+    while ways:
+        place, end = ways.pop()
+        own, after = (_rule(kind, number, place, end) for kind in ("at", "after"))
+        if own in written:
             continue
-        yield f"at-{number}-{place} ::= {_literal(character)} after-{number}-{place}"
+        written.add(own)
+        yield f"{own} ::= {_literal(text[place])} {after}"
         goes_on = place + 1 < len(text) and _stands(text[place + 1])
-        ends = not goes_on or (not inside(text, place + 1) and not character.isspace())
-        following = [f"at-{number}-{place + 1}"] * goes_on + ['""'] * ends
-        yield f"after-{number}-{place} ::= {' | '.join(following)}"
+        whole = not (inside(text, place + 1) or place + 1 in bound.broken or text[place].isspace())
+        following = []
+        if goes_on:
+            ways.append((place + 1, end))
+            following.append(_rule("at", number, place + 1, end))
+        if place + 1 >= end and (whole or not goes_on):
+            following.append('""')
+        yield f"{after} ::= {' | '.join(following)}"
+
+
+def _rule(kind: str, number: int, place: int, end: int) -> str:
+    """A rule's name: its source and place, and where the answer may end first, as long as that is ahead."""
+    return f"{kind}-{number}-{place}" if place + 1 >= end else f"{kind}-{number}-{place}-{end}"
 
 
 def _starts(text: str) -> list[int]:

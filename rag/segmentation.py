@@ -28,9 +28,14 @@ def check_segmenter(name: str) -> None:
         )
 
 
+def words(text: str) -> list[str]:
+    """A text cut into its words, spaces and marks included: joined they are the text. Needs jieba."""
+    return _jieba()(text)
+
+
 def long_words(text: str) -> list[str]:
     """The words of three characters and more, folded, each once, in their order."""
-    found = _jieba()(fold(text))
+    found = words(fold(text))
     return list(dict.fromkeys(word for word in found if len(word) >= SHORTEST and all(map(is_cjk, word))))
 
 

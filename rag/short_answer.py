@@ -47,9 +47,9 @@ class ShortAnswer:
         return self.logprob >= SURE
 
 
-def sampling(shown: Sequence[tuple[Hit, str]], words: Wording) -> dict[str, Any]:
+def sampling(shown: Sequence[tuple[Hit, str]], words: Wording, question: str) -> dict[str, Any]:
     """How a reader is asked of `shown`, which `focus.focused` gave: greedily, and held to what stands there."""
-    return {**GREEDY, "grammar": grammar([in_one_line(text) for _, text in shown], words.absent)}
+    return {**GREEDY, "grammar": grammar([in_one_line(text) for _, text in shown], words.absent, question)}
 
 
 def refuses(completion: Completion) -> bool:

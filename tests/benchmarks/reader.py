@@ -80,7 +80,7 @@ def look_up(library: Library, question: str) -> list[tuple[Hit, str]]:
 def read(library: Library, model: Any, question: str, shown: Sequence[tuple[Hit, str]]) -> Completion:
     """What the reader says, in the app's prompt."""
     words = wording(language_of(question) or "en")
-    return model.chat(messages(words, shown, question), max_tokens=96, **sampling(shown, words))
+    return model.chat(messages(words, shown, question), max_tokens=96, **sampling(shown, words, question))
 
 
 def first_token(library: Library, model: Any, questions: list[dict[str, Any]]) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from hanpaca import Message
 from hanpaca.core.engines.grammar import check
+from hanpaca.rag import reading_bounds
 from hanpaca.rag.prompts import CHINESE
 from hanpaca.rag.reading_grammar import grammar
 
@@ -39,7 +40,7 @@ def accepts(written: str, said: str) -> bool:
 
 
 POSSIBLE = (
-    "1902[1]", "1902 年[1]", "乙生于 1902 年，卒于1950年。[1]", "《诗集》[1]", "三[1]", "of 1902[2]", "“Old Hall”[2]",
+    "1902[1]", "1902 年[1]", "乙生于 1902 年，卒于1950年。[1]", "《诗集》[1]", "三卷[1]", "of 1902[2]", "“Old Hall”[2]",
     "Müller[3]", "$13,011.50[3]", "13,011.50[3]", "-5 degrees[3]", "1995[3]", "1990-1995[3]", "didn't[3]",
     "２０２０年[3]",
     CHINESE.absent,
@@ -61,11 +62,54 @@ def test_nothing_else_is(said: str) -> None:
     assert not accepts(grammar(TEXTS, CHINESE.absent), said)
 
 
+HUANG = ("1998年，黄宗羲在余姚城西建起两座书院。", "黄宗羲的学生有三十多人。 … 書院在2004年修葺。")
+
+
+@pytest.mark.parametrize(
+    ("question", "possible", "impossible"),
+    [
+        ("书院在哪里？", ["余姚城西[1]", "余姚[1]"], ["1998年[1]", "2004年[2]"]),
+        ("谁建起了书院？", ["黄宗羲[1]", "黄宗羲的学生[2]"], ["1998年[1]"]),
+        (
+            "黄宗羲有多少学生？",
+            ["三十多人[2]", "学生有三十多人[2]", "两座[1]"],
+            ["黄宗羲[1]", "黄宗羲的学生[2]", "人[2]", "書院[2]"],
+        ),
+        ("書院是哪一年修葺的？", ["2004年[2]", "在2004年[2]", "1998年[1]"], ["修葺[2]", "余姚[1]"]),
+        ("黄宗羲的学生有谁？", ["余姚[1]"], ["黄宗羲[1]", "黄宗羲的学生[2]", "的学生[2]"]),
+        ("他在余姚还是杭州？", ["余姚[1]"], []),
+        ("What is it?", ["1998年[1]", "黄宗羲[2]", CHINESE.absent], ["1998年[2]"]),
+    ],
+)
+def test_an_answer_has_what_the_question_asks_for(question: str, possible: list[str], impossible: list[str]) -> None:
+    written = grammar(HUANG, CHINESE.absent, question)
+    check(written)
+    assert [said for said in possible if not accepts(written, said)] == []
+    assert [said for said in impossible if accepts(written, said)] == []
+
+
+def test_of_a_text_without_a_number_nobody_is_told_how_many() -> None:
+    assert grammar(["羊驼生活在山上。"], CHINESE.absent, "有多少羊驼？").splitlines() == [
+        f'root ::= "{CHINESE.absent}"'
+    ]
+
+
+def test_chinese_words_stay_whole_where_jieba_knows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("jieba")
+    texts = ["廖秋成學習樹木分類學。"]
+    halves = ["樹木分[1]", "木分類學[1]", "習樹木[1]"]
+    written = grammar(texts, CHINESE.absent)
+    assert accepts(written, "樹木分類學[1]") and not any(accepts(written, said) for said in halves)
+    monkeypatch.setattr(reading_bounds, "find_spec", lambda name: None)
+    written = grammar(texts, CHINESE.absent)
+    assert all(accepts(written, said) for said in halves)
+
+
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.text(max_size=40), max_size=3))
-def test_every_text_makes_a_grammar_that_the_engine_takes(texts: list[str]) -> None:
+@given(st.lists(st.text(max_size=40), max_size=3), st.sampled_from(["", "有多少？", "在哪里？", "何时？", "谁0a "]))
+def test_every_text_makes_a_grammar_that_the_engine_takes(texts: list[str], question: str) -> None:
     lines = [" ".join(text.encode("utf-8", "replace").decode().split()) for text in texts]
-    written = grammar(lines, CHINESE.absent)
+    written = grammar(lines, CHINESE.absent, question)
     check(written)
     assert accepts(written, CHINESE.absent)
 
