@@ -88,11 +88,11 @@ def first_token(library: Library, model: Any, questions: list[dict[str, Any]]) -
     firsts, rates = [], []
     for row in questions:
         start, times = time.perf_counter(), list[float]()
-        shown = look_up(library, row["question"])
-        words = wording(language_of(row["question"]) or "en")
-        for delta in model.stream_chat(
-            messages(words, shown, row["question"]), max_tokens=96, **sampling(shown, words)
-        ):
+        question = row["question"]
+        shown = look_up(library, question)
+        words = wording(language_of(question) or "en")
+        asked = messages(words, shown, question)
+        for delta in model.stream_chat(asked, max_tokens=96, **sampling(shown, words, question)):
             times += [time.perf_counter()] * len(delta.logprobs)
         firsts.append(times[0] - start)
         rates += [(len(times) - 1) / (times[-1] - times[0])] if times[-1] > times[0] else []
