@@ -20,7 +20,7 @@ from .reading_grammar import grammar, inside
 from .sentences import sentences
 
 SURE = -0.5
-"""Log-probability of its least likely token from which an answer is shown: of those above seven in ten are right."""
+"""Log-probability of its least likely token from which an answer is shown: of those above eight in ten are right."""
 GREEDY: Mapping[str, Any] = {
     "temperature": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "logit_bias": {},
     "stop": (), "logprobs": 0,
