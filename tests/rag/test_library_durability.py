@@ -2,26 +2,21 @@
 
 import hashlib
 import json
-import os
 import random
 import resource
 import signal
-import sqlite3
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hanpaca.core.errors import BadInput, Closed, HanpacaError
+from hanpaca.core.errors import BadInput, HanpacaError
 from hanpaca.rag import Library
-from hanpaca.rag.library import DATABASE
 from hanpaca.rag.vector_rows import read_vectors, unpack
 
 CHILD = Path(__file__).with_name("syncing.py")
@@ -207,78 +202,6 @@ def test_others_read_while_one_writes(tmp_path: Path) -> None:
         assert len(library.search("金木水火土", k=3)) >= 1
         ids = {row[0] for row in library.store.rows("SELECT passage FROM vectors")}
         assert library.vectors.indexed() == ids
-
-
-def test_closing_waits_for_what_other_threads_do_and_ends_it(tmp_path: Path) -> None:
-    for number in range(3):
-        library = Library.open(tmp_path / str(number), HashedEmbedder())
-        library.add_text("山水风云，春夏秋冬。" * 20, "first")
-        errors: list[Exception] = []
-        searching, adding = partial(library.search, "山水风云", 5), partial(library.add_text, "金木水火土", "second")
-        threads = [threading.Thread(target=repeat, args=(one, errors)) for one in [searching] * 4 + [adding]]
-        for thread in threads:
-            thread.start()
-        time.sleep(0.5)
-        library.close()
-        for thread in threads:
-            thread.join(30)
-        assert [type(error) for error in errors] == [Closed] * 5
-        with Library.open(tmp_path / str(number), HashedEmbedder()) as library:
-            assert library.store.rows("PRAGMA integrity_check") == [("ok",)]
-
-
-@pytest.mark.parametrize("block", ["read", "write"])
-def test_closed_in_the_middle_of_its_own_work_it_ends_that_first(tmp_path: Path, block: str) -> None:
-    library = Library.open(tmp_path, HashedEmbedder())
-    library.add_text("山水风云。", "first")
-    with getattr(library.store, block)() as connection:
-        library.close()
-        assert connection.execute("SELECT count(*) FROM files").fetchone() == (1,)
-    with pytest.raises(Closed):
-        library.search("山水")
-    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
-        connection.execute("SELECT 1")
-
-
-def test_threads_that_ended_leave_no_connection(tmp_path: Path) -> None:
-    with Library.open(tmp_path, HashedEmbedder()) as library:
-        library.add_text("山水风云。", "first")
-        for _ in range(16):
-            thread = threading.Thread(target=library.search, args=("山水",))
-            thread.start()
-            thread.join()
-        descriptors = [str(one.readlink()) for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
-        assert 1 <= sum(name.endswith(DATABASE) for name in descriptors) < 8  # SQLite closes some later
-
-
-def test_interrupted_while_it_waits_for_another_a_write_leaves_no_transaction_open(tmp_path: Path) -> None:
-    with Library.open(tmp_path, HashedEmbedder()) as library:
-        writing = threading.Event()
-
-        def another() -> None:
-            with library.store.write():
-                writing.set()
-                time.sleep(0.1)
-                os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(0.3)
-
-        thread = threading.Thread(target=another)
-        thread.start()
-        assert writing.wait(10)
-        with pytest.raises(KeyboardInterrupt), library.store.write():
-            time.sleep(5)
-        thread.join()
-        library.add_text("山水风云。", "first")
-        assert library.stats().files == 1
-
-
-def repeat(work: Callable[[], object], errors: list[Exception]) -> None:
-    """Until it fails."""
-    try:
-        while True:
-            work()
-    except Exception as error:
-        errors.append(error)
 
 
 def test_a_second_process_that_writes_is_told_to_wait(tmp_path: Path) -> None:
