@@ -1,7 +1,7 @@
-"""Where in a source an answer may begin, and how far it must go at least, by what the question says.
+"""Where in a source an answer may begin, and how far it must go at least, by what a Chinese question says.
 
-"How many" wants a number, and "who" does not begin with one; what the question says itself is no answer to it; Chinese
-words are not cut in two where jieba knows them. Knows no model.
+"多少" wants a number in the same clause, and "谁" no date; what the question itself says is no answer to it; Chinese
+words are not cut in two where jieba's dictionary has them. In doubt nothing is forbidden: what is can never be said.
 """
 
 from __future__ import annotations
@@ -15,20 +15,23 @@ from . import segmentation
 from .terms import fold, is_han
 
 _CLAUSE_ENDS = frozenset("，。；！？;!?…")
-_NUMERALS = "[0-9零〇一二三四五六七八九十百千万亿两双半]"
-_ENGLISH_NUMBERS = "one|two|three|four|five|six|seven|eight|nine|ten|twelve|twenty|third|half|hundred|thousand|million"
-_HOW_MANY = re.compile(
-    r"多少|(?<![哪茶])几(?!乎|维|何|率|内亚)|多[大高长远久重宽]|how (?:many|much|long|far|old|tall)|(?:what|which) year"
+"""Not the Latin comma, which stands in numbers: 13,011."""
+_MANY = re.compile(
+    r"多少|多[大高长远久重宽](?=[？?，,。了才]|$)"
+    # 几, but not in 哪几个, 第几, 几月, and in words such as 茶几, 欧几里得, 几乎, 几维, 几何, 几率, 几内亚, 几丁质
+    r"|(?<![哪第茶欧明])几(?![乎维何率丁月日号]|内亚)"
 )
-_WHICH_DAY = re.compile(r"(?:哪一?|何|几)年|哪一?天|几月|几日")
-_WHEN = re.compile(r"何时|什么时候|什么时间")
-_NO_NUMBER = re.compile(r"哪里|在哪(?!一?[年天月日场部个])|哪儿|何处|何地|什么地方|谁|哪位|何人|^(?:who|where) ")
-_CHOICE = re.compile(r"还是|或|\bor\b|之一")
-_WANTED = (
-    (_HOW_MANY, re.compile(f"{_NUMERALS}|{_ENGLISH_NUMBERS}")),
-    (_WHICH_DAY, re.compile("[0-9一二三四五六七八九十元]")),
-    (_WHEN, re.compile("[0-9年月日纪代期时前后朝]")),
-)
+_NUMBER = re.compile("[0-9零〇一二三四五六七八九十百千万亿两双半廿卅壹贰叁肆伍陆柒捌玖拾佰仟数几多每首末初无没全]")
+_WHICH_YEAR = re.compile(r"[哪何几]一?年")
+_YEAR = re.compile("[0-9〇一二三四五六七八九十廿元年朝]")
+_WHO_OR_WHERE = re.compile(r"哪里|在哪(?!一?[年天月日场部个])|哪儿|何处|何地|什么地方|谁|哪位|何人")
+_DATE = re.compile(r"[0-9]+(?:[.,:/~至-][0-9]+)*\s*(?:[年月日时岁,，。;；)）]|世纪|$)")
+_MORE = re.compile(r"谁|哪[里个国位座些]|什么")
+"""Where a question asks this too, its answer may be to that."""
+_CHOICE = re.compile(r"还是|或|之一|吗|是否|是不是|有没有|[和与跟、].*[哪谁]")
+"""Questions whose answer may be words of their own."""
+_NAMED = frozenset("在于是为属由从到")
+"""What stands in front of a name: 中国银行属于哪个国家？ 属于中国。"""
 
 
 @dataclass(frozen=True)
@@ -38,44 +41,58 @@ class Bounds:
     least_ends: dict[int, int]
     """Where an answer may begin → the first place where it may end."""
     broken: frozenset[int]
-    """Places in the middle of a Chinese word: no answer begins or ends there."""
+    """Places in the middle of a Chinese word: no answer begins there, and none ends there unless the text does."""
 
 
 def bounds(question: str, text: str, starts: Collection[int]) -> Bounds:
     """What the question leaves of the places at which an answer might begin. Offsets are code points."""
-    asked, said = fold(question), fold(text)
-    said = said if len(said) == len(text) else text
+    asked, said = fold(question), _folded(text)
     broken = _broken_words(said)
-    found = {}
-    for start in starts:
-        if start not in broken and (end := _least_end(asked, said, start)) is not None:
+    found, clause = {}, len(text)
+    for start in sorted(starts, reverse=True):
+        clause = next((at for at in range(start, clause) if text[at] in _CLAUSE_ENDS), clause)
+        if start not in broken and (end := _least_end(asked, said, start, clause)) is not None:
             found[start] = end
     return Bounds(found, broken)
 
 
-def _least_end(asked: str, said: str, start: int) -> int | None:
-    """The first place where an answer that begins here has said something; None where it cannot in this clause."""
-    clause = next((at for at in range(start, len(said)) if said[at] in _CLAUSE_ENDS), len(said))
+def _folded(text: str) -> str:
+    """The text as it is compared, each character in its place: those that would become several stay."""
+    return "".join(one if len(one := fold(character)) == 1 else character for character in text)
+
+
+def _least_end(asked: str, said: str, start: int, clause: int) -> int | None:
+    """The first place where an answer that begins here may end; None where it must not begin here.
+
+    It has to reach what is asked for, and to go beyond the question's words, before `clause` is over.
+    """
+    if not any(map(is_han, asked)):
+        return start + 1
     end = start + 1 if _CHOICE.search(asked) else _beyond_the_question(asked, said, start, clause)
-    wanted = next((form for cue, form in _WANTED if cue.search(asked)), None)
-    if wanted is None:
-        if said[start].isdigit() and _NO_NUMBER.search(asked):
-            return None
-    elif held := wanted.search(said, start, clause):
-        end = max(end, held.end())
-    else:
+    wanted = _wanted(asked)
+    if wanted and end is not None:
+        held = wanted.search(said, start, clause)
+        return max(end, held.end()) if held else None
+    if _WHO_OR_WHERE.search(asked) and _DATE.match(said, start):
         return None
-    return end if end <= max(clause, start + 1) else None
+    return end
 
 
-def _beyond_the_question(asked: str, said: str, start: int, clause: int) -> int:
-    """The end of the first character after what the question says, too."""
+def _wanted(asked: str) -> re.Pattern[str] | None:
+    """What must stand in an answer."""
+    if _MORE.search(asked):
+        return None
+    return _YEAR if _WHICH_YEAR.search(asked) else _NUMBER if _MANY.search(asked) else None
+
+
+def _beyond_the_question(asked: str, said: str, start: int, clause: int) -> int | None:
+    """The end of the first letter that goes beyond the question's words; None where the clause ends with them."""
     same = 0
     while start + same < clause and said[start : start + same + 1] in asked:
         same += 1
-    if same < 2:
+    if same < 2 or said[start - 1 : start] in _NAMED:  # one character in common is chance
         return start + 1
-    return next((at + 1 for at in range(start + same, clause) if said[at].isalnum()), len(said) + 1)
+    return next((at + 1 for at in range(start + same, clause) if said[at].isalnum()), None)
 
 
 def _broken_words(text: str) -> frozenset[int]:
@@ -83,8 +100,8 @@ def _broken_words(text: str) -> frozenset[int]:
     if find_spec("jieba") is None or not any(map(is_han, text)):
         return frozenset()
     found, place = set[int](), 0
-    for word in segmentation.words(text):
+    for word in segmentation.known_words(text):
         inside = range(place + 1, place + len(word))
         found.update(at for at in inside if is_han(text[at - 1]) and is_han(text[at]))
         place += len(word)
-    return frozenset(found)
+    return frozenset(at for at in found if not _NUMBER.match(text, at - 1))

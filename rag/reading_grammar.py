@@ -16,6 +16,8 @@ _OPENING = frozenset("《〈「『“‘\"'（([【")
 _SIGNS, _MINUS = frozenset("+-−±$¥￥€£"), frozenset("-−")
 """What a number may begin with, and what it cannot be without."""
 _IN_NUMBERS, _IN_WORDS = frozenset(".,:．，：/"), frozenset("'’\u00ad-")
+MOST_BOUND = 1000
+"""Characters before the places where answers may end first: each may be a rule."""
 _GAP = "…"
 """Stands between sentences of a source that do not follow one another."""
 _CHINESE = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -41,6 +43,8 @@ def _rules(number: int, text: str, question: str) -> Iterator[str]:
     ways = [(start, end) for start, end in bound.least_ends.items() if all(map(_stands, text[start:end]))]
     if not ways:
         return
+    if sum(end - start for start, end in ways) > MOST_BOUND:
+        ways = [(start, start + 1) for start, _ in ways]
     yield f"start-{number} ::= {' | '.join(_rule('at', number, *way) for way in ways)}"
     written = set[str]()
     while ways:

@@ -1,4 +1,4 @@
-"""The words of a Chinese question, by jieba, for libraries that ask for it: longer words are searched as a whole.
+"""Chinese words, by jieba: libraries that ask for it search longer ones as a whole, and a reader cuts none in two.
 
 The index knows pairs of characters with their places, so a word of three characters and more is found in it as a
 phrase of pairs: nothing is indexed twice, and a library can be searched with words or without. Knows no database.
@@ -6,14 +6,17 @@ phrase of pairs: nothing is indexed twice, and a library can be searched with wo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+import warnings
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 from ..core.errors import BadInput, EngineUnavailable
 from .terms import fold, is_cjk
 
 SEGMENTERS = ("jieba",)
+_loading = threading.Lock()
 SHORTEST = 3
 """A word of two characters is a pair already."""
 
@@ -28,27 +31,30 @@ def check_segmenter(name: str) -> None:
         )
 
 
-def words(text: str) -> list[str]:
-    """A text cut into its words, spaces and marks included: joined they are the text. Needs jieba."""
-    return _jieba()(text)
+def known_words(text: str) -> list[str]:
+    """A text cut into words of jieba's dictionary and single characters, spaces and marks included. Needs jieba."""
+    return list(_jieba().cut(text, HMM=False))
 
 
 def long_words(text: str) -> list[str]:
     """The words of three characters and more, folded, each once, in their order."""
-    found = words(fold(text))
+    found = _jieba().cut(fold(text))
     return list(dict.fromkeys(word for word in found if len(word) >= SHORTEST and all(map(is_cjk, word))))
 
 
+def _jieba() -> Any:
+    with _loading:  # of threads that ask at once, one reads the dictionary
+        return _tokenizer()
+
+
 @cache
-def _jieba() -> Callable[[str], list[str]]:
+def _tokenizer() -> Any:
     """jieba with its own dictionary, read anew: its cache would be a file in a folder where anyone may write."""
-    import jieba
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # of its old regular expressions
+        import jieba
 
     tokenizer = jieba.Tokenizer()
     tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(tokenizer.get_dict_file())
     tokenizer.initialized = True
-
-    def cut(text: str) -> list[str]:
-        return list(tokenizer.cut(text))
-
-    return cut
+    return tokenizer

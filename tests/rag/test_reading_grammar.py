@@ -78,6 +78,9 @@ HUANG = ("1998年，黄宗羲在余姚城西建起两座书院。", "黄宗羲�
         ("書院是哪一年修葺的？", ["2004年[2]", "在2004年[2]", "1998年[1]"], ["修葺[2]", "余姚[1]"]),
         ("黄宗羲的学生有谁？", ["余姚[1]"], ["黄宗羲[1]", "黄宗羲的学生[2]", "的学生[2]"]),
         ("他在余姚还是杭州？", ["余姚[1]"], []),
+        ("黄宗羲和王守仁谁年长？", ["黄宗羲[1]"], ["1998年[1]"]),
+        ("黄宗羲建过书院吗？", ["书院[1]", "黄宗羲[2]"], []),
+        ("谁在多少年后来到余姚？", ["黄宗羲[1]", "余姚城西[1]"], []),
         ("What is it?", ["1998年[1]", "黄宗羲[2]", CHINESE.absent], ["1998年[2]"]),
     ],
 )
@@ -86,6 +89,34 @@ def test_an_answer_has_what_the_question_asks_for(question: str, possible: list[
     check(written)
     assert [said for said in possible if not accepts(written, said)] == []
     assert [said for said in impossible if accepts(written, said)] == []
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "answer"),
+    [
+        ("有多少學生？", "學校很大。 … 共兩人。", "兩人"),
+        ("全长多少？", "很长。 … 全长１２０公里。", "１２０公里"),
+        ("中国银行属于哪个国家？", "该银行属于中国。", "中国"),
+        ("多伦多大学在哪里？", "大学在加拿大。", "加拿大"),
+        ("几内亚的首都是哪座城市？", "几内亚的首都是科纳克里。", "科纳克里"),
+        ("终点在哪里？", "终点在101大楼。", "101大楼"),
+        ("这部书是哪一年写成的？", "书成于康熙廿年。", "康熙廿年"),
+        ("他活到多少岁？", "他享年六十三岁。", "六十三"),
+        ("婚礼在什么时候？", "婚礼在除夕夜。", "除夕夜"),
+        ("How long did it take?", "It took a week.", "a week"),
+    ],
+)
+def test_what_may_be_right_is_possible(question: str, text: str, answer: str) -> None:
+    assert accepts(grammar([text], CHINESE.absent, question), f"{answer}[1]")
+
+
+def test_no_grammar_grows_out_of_bounds() -> None:
+    for text, question in (
+        ("1 " * 330, "有多少1 " + "1 " * 100),
+        ("好" * 660, "好" * 300),
+        ("山" * 1300 + "三", "有多少？"),
+    ):
+        check(grammar([text.strip()], CHINESE.absent, question))
 
 
 def test_of_a_text_without_a_number_nobody_is_told_how_many() -> None:
