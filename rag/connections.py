@@ -67,7 +67,7 @@ class Connections:
         held = _Held(self._connect())
         with self._lock:
             ended = [one for one in self._all if not one.thread.is_alive()]
-            self._all = [one for one in self._all if one.thread.is_alive()] + [held]
+            self._all = [one for one in self._all if one not in ended] + [held]
         for one in ended:
             one.close()
         return held
