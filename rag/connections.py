@@ -16,6 +16,11 @@ from ..core.errors import Closed
 BUSY_SECONDS = 20.0
 
 
+def closed() -> Closed:
+    """What whoever asks a closed library is told."""
+    return Closed("The library is closed.", "Open it again.")
+
+
 @dataclass(eq=False)
 class _Held:
     """One thread's connection. While the thread is in the middle of using it, it holds the lock: others wait."""
@@ -74,7 +79,7 @@ class Connections:
 
     def _raise_if_closed(self) -> None:
         if self._closed:
-            raise Closed("The library is closed.", "Open it again.")
+            raise closed()
 
     def _connect(self) -> sqlite3.Connection:
         writable = os.access(self._path if self._path.exists() else self._path.parent, os.W_OK)

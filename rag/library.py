@@ -317,7 +317,8 @@ class Library:
         return await asyncio.to_thread(self.search, query, k, mode, filters, **options)
 
     def close(self) -> None:
-        """Close the files. Idempotent."""
+        """Close the files, when what other threads are in the middle of has ended; what they ask next raises `Closed`.
+        Idempotent."""
         self.vectors.close()
         self.store.close()
 

@@ -16,9 +16,9 @@ from ..core.errors import BadInput, EngineUnavailable
 from .terms import fold, is_cjk
 
 SEGMENTERS = ("jieba",)
-_loading = threading.Lock()
 SHORTEST = 3
 """A word of two characters is a pair already."""
+_loading = threading.Lock()
 
 
 def check_segmenter(name: str) -> None:

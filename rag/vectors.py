@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import Closed
 from .chroma_index import ChromaIndex
+from .connections import closed
 from .store import Store
 from .vector_rows import GROUPS, SELECT, Ranking, best, group_of, read_vectors, unpack
 
@@ -146,4 +146,4 @@ class VectorIndex:
 
     def _raise_if_closed(self) -> None:
         if self._closed:
-            raise Closed("The library is closed.", "Open it again.")
+            raise closed()
