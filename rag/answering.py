@@ -113,7 +113,7 @@ class _Answering(Asking):
         whole = [filled(self.library.store, hit, TARGET) for hit in search.hits[: extract.PASSAGES]]
         quoted = extract.quotes(self.question, whole, search.weights, nearness=nearness)
         if first is not None:
-            quoted = [first, *(quote for quote in quoted if not quote.within(first))][: extract.QUOTES]
+            quoted = [first, *(quote for quote in quoted if not quote.within(first))]
         lines = [f"{' '.join(quote.text.split())} [{number}]" for number, quote in enumerate(quoted, 1)]
         lines = [heading, *lines] if heading else lines
         for number, line in enumerate(lines):

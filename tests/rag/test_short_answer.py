@@ -48,6 +48,17 @@ def test_a_sure_answer_stands_over_the_sentence_that_holds_it(library: Library) 
     assert found.usage.completion_tokens == len("巴黎[1]")
 
 
+def test_under_an_answer_stands_all_that_would_be_quoted_without_it(tmp_path: Path) -> None:
+    capitals = "".join(f"法国的首都{word}。" for word in ("很大", "很美", "很老", "很远", "临河"))
+    with Library.open(tmp_path / "library") as opened:
+        opened.add_text(f"{capitals}巴黎人口有二百万。", "法国.txt")
+        quoted = answer(opened, None, "法国的首都怎么样？", mode="extract").text.splitlines()
+        found = answer(opened, Reader("二百万[1]"), "法国的首都怎么样？", abstain=False)
+    first, source, *others = [line.rpartition(" [")[0] for line in found.text.splitlines()]
+    assert (first, source) == ("二百万", "巴黎人口有二百万。")
+    assert others == [line.rpartition(" [")[0] for line in quoted]
+
+
 def test_a_reader_is_asked_greedily_and_for_its_log_probabilities(library: Library) -> None:
     model = Reader("巴黎[1]")
     answer(
