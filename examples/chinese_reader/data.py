@@ -1,10 +1,11 @@
 """What the reader is taught on: questions with passages that the app itself found, in the prompt that the app writes.
 
-    HANPACA_DATA=FOLDER python examples/chinese_reader/data.py OUT
+    HANPACA_DATA=FOLDER python examples/chinese_reader/data.py OUT [SEED]
 
 Writes train.jsonl, validation.jsonl (questions of documents that are never trained on) and the library that was asked.
-Every question comes with its answer and the number of its source; one in six also without the passages that hold
-it, and then the answer is that there is none.
+Every question comes with its answer and the number of its source, three times of other sentences and once of these in
+the other Chinese characters; some also without the passages that hold it, and then the answer is that there is none.
+Another seed draws other sentences.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from opencc import OpenCC
 
 from hanpaca.rag import Hit, Library
 from hanpaca.rag.focus import focused, messages
@@ -27,13 +31,18 @@ from hanpaca.rag.terms import language_of
 VALIDATION = 5
 """One document in so many is held out."""
 PASSAGES = 3
-CHARACTERS = (50, 120)
+CHARACTERS = (60, 120)
 """The fewest and the most Chinese characters of the passages of a prompt."""
-REFUSALS = 1 / 6
-"""So many questions are asked once more of passages that do not hold the answer."""
+DRAWS = 3
+"""So often each question is asked, each time of other sentences; once in the other Chinese characters."""
+REFUSALS, NEAR = 1 / 5, 1 / 4
+"""So many are asked once more of passages that do not hold the answer, and so many of those of its own document's."""
 SURE = 3
 """Characters of an answer that is looked for without its place."""
 
+SIMPLIFIED, TRADITIONAL = OpenCC("t2s"), OpenCC("s2t")
+ABSENT = wording("zh").absent
+_MARK = re.compile(r"\[\d+\]$")
 Row = dict[str, Any]
 
 
@@ -74,35 +83,68 @@ def prompt(question: str, hits: Sequence[Hit], weights: Any, chance: random.Rand
     return [vars(message) for message in messages(words, shown, question)], [" ".join(t.split()) for _, t in shown]
 
 
-def examples(library: Library, row: Row, sources: Collection[str], siblings: Sequence[Row]) -> Iterator[Row]:
+def examples(
+    library: Library, row: Row, sources: Collection[str], siblings: Sequence[Row], seed: str = ""
+) -> Iterator[Row]:
     """A question as it is trained on, with passages of the documents that may be.
 
     Other questions of the document that the same sources answer follow it: most of a prompt is its sources.
     """
-    chance = random.Random(row["id"])
-    question, words = row["question"], wording(language_of(row["question"]) or "en")
-    found = library.find(question, 16, fill=False)
+    chance = random.Random(row["id"] + seed)
+    found = library.find(row["question"], 24, fill=False)
     hits = [hit for hit in found.hits if hit.file in sources]
-    asked, texts = prompt(question, hits[:PASSAGES], found.weights, chance)
-    gold = _gold(row)
+    for draw in range(DRAWS):
+        made = list(_drawn(row, hits, found.weights, siblings, chance))
+        yield from map(other_characters, made) if draw == 1 and language_of(row["question"]) == "zh" else made
+
+
+def _drawn(
+    row: Row, hits: Sequence[Hit], weights: Any, siblings: Sequence[Row], chance: random.Random
+) -> Iterator[Row]:
+    """A question asked once of what holds its answer, and at times of what does not."""
+    question, gold = row["question"], _gold(row)
+    asked, texts = prompt(question, hits[:PASSAGES], weights, chance)
     numbers = [number for number, text in enumerate(texts, 1) if gold and gold in text]
     if numbers:
         said = {"role": "assistant", "content": f"{gold}[{numbers[0]}]"}
-        yield {"messages": [*asked, said, *_further(row, texts, siblings)]}
+        yield {"messages": [*asked, said, *_further(row, texts, siblings, chance)]}
     if not gold or chance.random() < REFUSALS:
-        others = [hit for hit in hits if not any(text in hit.text for text in row["answers"])][:PASSAGES]
+        near = chance.random() < NEAR
+        others = [hit for hit in hits if near or hit.file not in (row["doc_id"], row.get("parallel_doc_id"))]
+        others = [hit for hit in others if not any(text in hit.text for text in row["answers"])][:PASSAGES]
         if others:
-            asked, _ = prompt(question, others, found.weights, chance)
-            yield {"messages": [*asked, {"role": "assistant", "content": words.absent}]}
+            asked, _ = prompt(question, others, weights, chance)
+            absent = wording(language_of(question) or "en").absent
+            yield {"messages": [*asked, {"role": "assistant", "content": absent}]}
+
+
+def other_characters(row: Row) -> Row:
+    """A Chinese conversation in traditional characters that was in simplified ones, or the other way round.
+
+    As it was where an answer would no longer stand in the sources: some characters depend on what is around them.
+    """
+    system, *others = row["messages"]
+    first = others[0]["content"]
+    to = max(SIMPLIFIED, TRADITIONAL, key=lambda one: sum(map(str.__ne__, _turned(first, one), first)))
+    turned = [one | {"content": _turned(one["content"], to)} for one in others]
+    sources = turned[0]["content"]
+    answers = [one["content"] for one in turned if one["role"] == "assistant"]
+    whole = all(said == ABSENT or _MARK.sub("", said) in sources for said in answers)
+    return {"messages": [system, *turned]} if whole else row
+
+
+def _turned(text: str, to: OpenCC) -> str:
+    """The text in other characters, but for the app's own words."""
+    return text if text == ABSENT else str(to.convert(text)).replace("問題：", "问题：")
 
 
 def _gold(row: Row) -> str:
     return next((" ".join(text.split()) for text in row["answers"]), "")
 
 
-def _further(row: Row, texts: Sequence[str], siblings: Sequence[Row]) -> Iterator[Row]:
+def _further(row: Row, texts: Sequence[str], siblings: Sequence[Row], chance: random.Random) -> Iterator[Row]:
     """The other questions whose answer, too long to stand there by chance, is in exactly one of the sources."""
-    for other in siblings:
+    for other in chance.sample(siblings, len(siblings)):
         gold = _gold(other)
         numbers = [number for number, text in enumerate(texts, 1) if gold in text]
         if other["id"] == row["id"] or len(gold) < SURE or len(numbers) != 1:
@@ -117,10 +159,10 @@ def turn(words: Wording, question: str, said: str) -> list[Row]:
 
 
 def main() -> int:
-    if not os.environ.get("HANPACA_DATA") or len(sys.argv) != 2:
+    if not os.environ.get("HANPACA_DATA") or len(sys.argv) not in (2, 3):
         print(__doc__, file=sys.stderr)
         return 2
-    data, out = Path(os.environ["HANPACA_DATA"]), Path(sys.argv[1])
+    data, out, seed = Path(os.environ["HANPACA_DATA"]), Path(sys.argv[1]), "".join(sys.argv[2:])
     out.mkdir(parents=True, exist_ok=True)
     questions = rows(data, "questions")
     sources = {row["id"] for row in rows(data, "documents") if not held_out(row | {"doc_id": row["id"]})}
@@ -129,7 +171,7 @@ def main() -> int:
     for row in taught:
         siblings[row["doc_id"]].append(row)
     with open_library(data, out / "library") as library:
-        made = [one for row in taught for one in examples(library, row, sources, siblings[row["doc_id"]])]
+        made = [one for row in taught for one in examples(library, row, sources, siblings[row["doc_id"]], seed)]
     random.Random(0).shuffle(made)
     for name, lines in (("train", made), ("validation", [row for row in questions if held_out(row)])):
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jieba
 import jieba.posseg
 from data import CHARACTERS, held_out, rows, turn
 from opencc import OpenCC
@@ -29,10 +30,14 @@ from hanpaca.rag.prompts import wording
 from hanpaca.rag.sentences import sentences
 
 UNANSWERABLE = 1 / 6
+ALIKE = 0.6
+"""So often the other sentences are those most like the question, as the app shows them."""
 EVERY = 0.3
 """The share of the sentences whose question comes first."""
 FURTHER = 4
 """At most so many more questions of the same sources."""
+LEFT_OUT = (0, 0.2, 0.4)
+"""The share of a question's words that is left out, one of these each time."""
 LONGEST = 60
 """Characters of a question."""
 SHORTEST = 8
@@ -95,10 +100,18 @@ def question(sentence: str, part: Part, title: str, chance: random.Random) -> st
     if len(kept) > 1 and chance.random() < 0.3:  # the clause that asks comes first, as people put it
         kept.sort(key=lambda one: word not in one)
         text = "，".join(kept)
-    text = re.sub(r"[（(][^）)]*[）)]", "", text)
+    text = _shortened(re.sub(r"[（(][^）)]*[）)]", "", text), word, chance)
     if title and title not in text and chance.random() < 0.4:
         text = f"{title}{chance.choice(['的', '中', '：', ''])}{text}"
     return text.strip("，。；：、 ") + chance.choice(["？", "?", "", "？"])
+
+
+def _shortened(text: str, word: str, chance: random.Random) -> str:
+    """Without some of its words, so that looking for the same clause is not enough."""
+    share = chance.choice(LEFT_OUT)
+    before, asks, after = text.partition(word)
+    kept = ["".join(one for one in jieba.cut(part) if chance.random() >= share) for part in (before, after)]
+    return asks.join(kept) if sum(map(len, kept)) >= 4 else text
 
 
 def pair(sentence: str, title: str, chance: random.Random) -> tuple[str, str] | None:
@@ -120,7 +133,7 @@ def examples(documents: list[dict[str, Any]], chance: random.Random) -> Iterator
             if chance.random() > EVERY or not (first := pair(line, row["title"] or "", chance)):
                 continue
             answerable = chance.random() > UNANSWERABLE
-            shown = _sources(row["lang"], lines, number, first[1], answerable, texts, chance)
+            shown = _sources(row["lang"], lines, number, first, answerable, texts, chance)
             pairs = [first, *_further(shown, first, chance)]
             yield _written(row["lang"], shown, pairs, chance)
 
@@ -129,7 +142,7 @@ def _sources(
     language: str,
     lines: list[str],
     number: int,
-    answer: str,
+    first: tuple[str, str],
     answerable: bool,
     texts: list[tuple[dict[str, Any], list[str]]],
     chance: random.Random,
@@ -138,6 +151,9 @@ def _sources(
     room = chance.randint(*CHARACTERS) - len(lines[number])
     others = [line for i, line in enumerate(lines) if i != number and len(line) >= SHORTEST]
     chance.shuffle(others)
+    asked, answer = first
+    if chance.random() < ALIKE:
+        others.sort(key=lambda line: -len(set(line) & set(asked)) / (len(line) + 20))
     for other, its in chance.sample(texts, 3):
         if other["lang"] == language and (its := [line for line in its if len(line) >= SHORTEST]):
             others.insert(chance.randint(0, 2), chance.choice(its))
@@ -197,8 +213,9 @@ def main() -> int:
         print(__doc__, file=sys.stderr)
         return 2
     out, chance = Path(sys.argv[1]), random.Random(sys.argv[2] if len(sys.argv) > 2 else "0")
-    documents = [row for row in rows(Path(os.environ["HANPACA_DATA"]), "documents") if row["lang"] != "en"]
-    made = list(examples([row for row in documents if not held_out(row | {"doc_id": row["id"]})], chance))
+    data = Path(os.environ["HANPACA_DATA"])
+    documents = [row for row in rows(data, "documents") if not held_out(row | {"doc_id": row["id"]})]
+    made = list(examples([row for row in documents + rows(data, "distractors") if row["lang"] != "en"], chance))
     chance.shuffle(made)
     out.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in made)

@@ -7,7 +7,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from scripted import CAPITALS
 
 from hanpaca.core.training.options import FinetuneOptions, from_json
@@ -31,6 +33,11 @@ def recipe() -> ModuleType:
 def spans(recipe: ModuleType) -> ModuleType:
     pytest.importorskip("jieba")
     return module("spans")
+
+
+@pytest.fixture(scope="module")
+def average() -> ModuleType:
+    return module("average")
 
 
 def module(name: str) -> ModuleType:
@@ -70,6 +77,21 @@ def test_a_question_without_its_passages_has_no_answer(recipe: ModuleType, libra
     assert 0 < len(absent) < 40 and all("三百三十三米" not in str(one["messages"][:-1]) for one in absent)
     again = [list(recipe.examples(library, rows[3], NAMES, [])) for _ in range(2)]
     assert again[0] == again[1], "always the same"
+
+
+def test_one_draw_is_in_the_other_characters(recipe: ModuleType, library: Library) -> None:
+    drawn = [one["messages"] for one in recipe.examples(library, ROW, NAMES, [ROW]) if CHINESE.absent not in str(one)]
+    assert [("東京塔" in messages[1]["content"]) for messages in drawn] == [False, True, False]
+    assert drawn[1][1]["content"].endswith("问题：東京塔高多少米？") and "三百三十三米[" in drawn[1][2]["content"]
+    back = recipe.other_characters({"messages": drawn[1]})
+    assert back["messages"][1:] == [
+        one | {"content": recipe.SIMPLIFIED.convert(one["content"])} for one in drawn[1][1:]
+    ]
+
+
+def test_another_seed_draws_other_sentences(recipe: ModuleType, library: Library) -> None:
+    made = [[list(recipe.examples(library, ROW, NAMES, [ROW], seed)) for seed in ("", "", "1")] for _ in range(2)]
+    assert made[0] == made[1] and made[0][0] == made[0][1] != made[0][2]
 
 
 def test_nothing_of_other_documents_is_shown(recipe: ModuleType, library: Library) -> None:
@@ -112,3 +134,18 @@ def test_questions_without_a_teacher_have_their_answer_in_the_named_source(spans
                 text, number = answer["content"].removesuffix("]").rsplit("[", 1)
                 assert text in sources[int(number) - 1] and text not in asked["content"].split("\n")[-1]
         assert system["role"] == "system"
+
+
+def test_checkpoints_are_averaged(average: ModuleType, tmp_path: Path) -> None:
+    for name, value in (("a", 1.0), ("b", 2.0), ("c", 6.0)):
+        (tmp_path / name).mkdir()
+        save_file({"x": np.full((2, 3), value, np.float32)}, tmp_path / name / "model.safetensors")
+        for file in ("config", "run"):
+            (tmp_path / name / f"{file}.json").write_text(f'"{name}"')
+    average.average(tmp_path / "out", [tmp_path / name for name in "abc"])
+    assert (load_file(tmp_path / "out" / "model.safetensors")["x"] == 3).all()
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"config.json", "model.safetensors"}
+    assert (tmp_path / "out" / "config.json").read_text() == '"c"'
+    save_file({"x": np.zeros((1, 3), np.float32)}, tmp_path / "c" / "model.safetensors")
+    with pytest.raises(ValueError, match="other tensors"):
+        average.average(tmp_path / "again", [tmp_path / "a", tmp_path / "c"])
