@@ -1,9 +1,10 @@
-"""The mean of checkpoints that were trained from the same one: what each learned by heart weighs less in it.
+"""The mean of checkpoints of one model, such as before and after a run: what was learned by heart weighs less in it.
 
     python examples/chinese_reader/average.py OUT CHECKPOINT CHECKPOINT [...]
 
-Runs over little data end with their questions memorised, each in its own way; what they share is the reading ("model
-soups", Wortsman et al. 2022, https://arxiv.org/abs/2203.05482). Writes the checkpoint OUT, in float32.
+A run over little data ends with its questions memorised; halfway back to where it began it reads new ones better
+(Wortsman et al. 2021, https://arxiv.org/abs/2109.01903). Takes checkpoints in float32 or float16, as full training
+writes them, and writes OUT in float32.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ WEIGHTS = "model.safetensors"
 
 
 def average(out: Path, checkpoints: list[Path]) -> None:
-    """Write the mean of every tensor, and the last checkpoint's other files. Raises `ValueError` where they differ."""
+    """Write the mean of every tensor, and the last checkpoint's other files.
+
+    Raises `FileExistsError` where `out` exists, `ValueError` where the tensors differ.
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} exists: name a new folder.")
     total = {name: values.astype(np.float32) for name, values in load_file(checkpoints[0] / WEIGHTS).items()}
     for checkpoint in checkpoints[1:]:
         other = load_file(checkpoint / WEIGHTS)
@@ -38,7 +44,11 @@ def main() -> int:
     if len(sys.argv) < 4:
         print(__doc__, file=sys.stderr)
         return 2
-    average(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])
+    try:
+        average(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 

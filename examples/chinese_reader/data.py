@@ -3,9 +3,9 @@
     HANPACA_DATA=FOLDER python examples/chinese_reader/data.py OUT [SEED]
 
 Writes train.jsonl, validation.jsonl (questions of documents that are never trained on) and the library that was asked.
-Every question comes with its answer and the number of its source, three times of other sentences and once of these in
-the other Chinese characters; some also without the passages that hold it, and then the answer is that there is none.
-Another seed draws other sentences.
+Every question comes with its answer and the number of its source, up to three times of other sentences and, in Chinese,
+once of these in the other characters; some also without the passages that hold it, and then the answer is that there is
+none. Another seed draws other sentences.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ PASSAGES = 3
 CHARACTERS = (60, 120)
 """The fewest and the most Chinese characters of the passages of a prompt."""
 DRAWS = 3
-"""So often each question is asked, each time of other sentences; once in the other Chinese characters."""
+"""So often each question is asked, of other sentences if there are any; a Chinese one once in the other characters."""
 REFUSALS, NEAR = 1 / 5, 1 / 4
 """So many are asked once more of passages that do not hold the answer, and so many of those of its own document's."""
 SURE = 3
 """Characters of an answer that is looked for without its place."""
 
-SIMPLIFIED, TRADITIONAL = OpenCC("t2s"), OpenCC("s2t")
+SIMPLIFIED, TRADITIONAL = OpenCC("t2s"), OpenCC("s2tw")
 ABSENT = wording("zh").absent
-_MARK = re.compile(r"\[\d+\]$")
+_ANSWER = re.compile(r"(.+)\[(\d+)\]")
 Row = dict[str, Any]
 
 
@@ -127,9 +127,9 @@ def other_characters(row: Row) -> Row:
     first = others[0]["content"]
     to = max(SIMPLIFIED, TRADITIONAL, key=lambda one: sum(map(str.__ne__, _turned(first, one), first)))
     turned = [one | {"content": _turned(one["content"], to)} for one in others]
-    sources = turned[0]["content"]
-    answers = [one["content"] for one in turned if one["role"] == "assistant"]
-    whole = all(said == ABSENT or _MARK.sub("", said) in sources for said in answers)
+    lines = turned[0]["content"].splitlines()
+    answers = [_ANSWER.fullmatch(one["content"]) for one in turned if one["role"] == "assistant"]
+    whole = all(found is None or found[1] in lines[int(found[2]) - 1] for found in answers)
     return {"messages": [system, *turned]} if whole else row
 
 
@@ -174,9 +174,9 @@ def main() -> int:
         made = [one for row in taught for one in examples(library, row, sources, siblings[row["doc_id"]], seed)]
     random.Random(0).shuffle(made)
     for name, lines in (("train", made), ("validation", [row for row in questions if held_out(row)])):
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        text = "".join(dict.fromkeys(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         (out / f"{name}.jsonl").write_text(text, encoding="utf-8")
-        print(f"{out / name}.jsonl: {len(lines)} lines")
+        print(f"{out / name}.jsonl: {text.count(chr(10))} lines")
     return 0
 
 

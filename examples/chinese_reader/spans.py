@@ -4,9 +4,9 @@
 
 A clause of a document with 谁, 哪里, 哪一年, 多少 or 什么 in the place of a name, a place, a time, a number or a title
 is a question whose answer stands in the sentence: so to find it is to read. Writes spans.jsonl in the prompt that
-`--mode focus` writes, from the documents that `data.py` trains on, with more questions of the same sources after it;
-one first question in six is asked of sentences that do not hold the answer. Another seed makes other questions of the
-same documents.
+`--mode focus` writes, from the documents that `data.py` trains on and the distractors, with more questions of the same
+sources after it; one first question in six is asked of sentences that do not hold the answer. Another seed makes other
+questions of the same documents.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ TITLE = re.compile(r"《[^》]{1,20}》|“[^”]{2,14}”|「[^」]{2,14}」")
 CLAUSE = re.compile(r"[^，。；！？：,;!?\n]+")
 KINDS = {"nr": "谁", "nrt": "谁", "nrfg": "谁", "ns": "哪里", "nt": "哪个机构", "nz": "什么"}
 NOUNS = frozenset(("n", "l", "i", "vn", "an", "j", "eng"))
-_simplified, _traditional = OpenCC("t2s"), OpenCC("s2t")
+ASKING = {"谁": "誰", "哪里": "哪裡", "什么时候": "什麼時候", "什么": "什麼", "哪个机构": "哪個機構"}
+_simplified, _traditional = OpenCC("t2s"), OpenCC("s2tw")
 Part = tuple[int, int, str]
 """(start, end, the word that asks for it) in a sentence."""
 
@@ -100,7 +101,10 @@ def question(sentence: str, part: Part, title: str, chance: random.Random) -> st
     if len(kept) > 1 and chance.random() < 0.3:  # the clause that asks comes first, as people put it
         kept.sort(key=lambda one: word not in one)
         text = "，".join(kept)
-    text = _shortened(re.sub(r"[（(][^）)]*[）)]", "", text), word, chance)
+    text = re.sub(r"[（(][^）)]*[）)]", "", text)
+    if text.count(word) != 1:  # it stood in parentheses, or the text itself asks
+        return ""
+    text = _shortened(text, word, chance)
     if title and title not in text and chance.random() < 0.4:
         text = f"{title}{chance.choice(['的', '中', '：', ''])}{text}"
     return text.strip("，。；：、 ") + chance.choice(["？", "?", "", "？"])
@@ -181,7 +185,7 @@ def _further(shown: list[str], first: tuple[str, str], chance: random.Random) ->
 def _written(language: str, shown: list[str], pairs: list[tuple[str, str]], chance: random.Random) -> dict[str, Any]:
     """The conversation. Some simplified texts become traditional: there are few of those."""
     if language == "zh-Hant":
-        pairs = [(_traditional.convert(asked), answer) for asked, answer in pairs]
+        pairs = [(_asking(asked), answer) for asked, answer in pairs]
     elif chance.random() < 0.1:
         shown, pairs = _converted(shown, pairs)
     words = wording("zh")
@@ -194,6 +198,12 @@ def _written(language: str, shown: list[str], pairs: list[tuple[str, str]], chan
         else:
             said = [*map(vars, prompt(words, shown, asked)), {"role": "assistant", "content": answered}]
     return {"messages": said}
+
+
+def _asking(asked: str) -> str:
+    """A traditional text's question, the word that asks in traditional characters too."""
+    word = next((word for word in ASKING if word in asked), "")
+    return asked.replace(word, ASKING[word], 1) if word else asked
 
 
 def _converted(shown: list[str], pairs: list[tuple[str, str]]) -> tuple[list[str], list[tuple[str, str]]]:

@@ -217,7 +217,7 @@ def test_preference_loss_is_dpos_and_pairs_become_told_apart(base: Path, tmp_pat
         for n in range(24)
     ]
     rows = write_rows(tmp_path / "pairs.jsonl", pairs)
-    settings = SMALL | {"method": "full", "epochs": 10, "batch": 512, "accumulate": 1}
+    settings = SMALL | {"method": "full", "epochs": 10, "batch": 512, "accumulate": 1, "dtype": "float32"}
     options = PreferenceOptions(base=str(base), data=(str(rows),), out=str(tmp_path / "run"), **settings)
     ready = prepare(options)
     items = ready.batches.items(0)

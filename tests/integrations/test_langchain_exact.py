@@ -197,7 +197,7 @@ def test_errors_surface_as_themselves(chat: Chat) -> None:
     with pytest.raises(ContextOverflow):
         list(chat(context=64).stream("the " * 100))
     with pytest.raises(TimedOut):
-        asyncio.run(chat(max_tokens=1900, timeout=0.005, logit_bias=ENDLESS).ainvoke("the tea"))
+        asyncio.run(chat(max_tokens=1900, timeout=1e-4, logit_bias=ENDLESS).ainvoke("the tea"))
     with pytest.raises(UnsupportedFeature, match="multipleOf"):
         chat().invoke("a", json_schema={"type": "integer", "multipleOf": 3})
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 from scripted import CAPITALS
 
 from hanpaca.core.training.options import FinetuneOptions, from_json
@@ -37,6 +36,7 @@ def spans(recipe: ModuleType) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def average() -> ModuleType:
+    pytest.importorskip("safetensors")
     return module("average")
 
 
@@ -136,7 +136,18 @@ def test_questions_without_a_teacher_have_their_answer_in_the_named_source(spans
         assert system["role"] == "system"
 
 
+def test_a_question_that_lost_the_word_that_asks_is_none(spans: ModuleType) -> None:
+    sentence = "大桥由工程师（李四光）主持修建，三年后通车。"
+    start = sentence.index("李四光")
+    assert spans.question(sentence, (start, start + 3, "谁"), "", random.Random(1)) == ""
+    assert "谁" in spans.question(
+        sentence.replace("（", "").replace("）", ""), (start - 1, start + 2, "谁"), "", random.Random(1)
+    )
+
+
 def test_checkpoints_are_averaged(average: ModuleType, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
     for name, value in (("a", 1.0), ("b", 2.0), ("c", 6.0)):
         (tmp_path / name).mkdir()
         save_file({"x": np.full((2, 3), value, np.float32)}, tmp_path / name / "model.safetensors")
@@ -149,3 +160,5 @@ def test_checkpoints_are_averaged(average: ModuleType, tmp_path: Path) -> None:
     save_file({"x": np.zeros((1, 3), np.float32)}, tmp_path / "c" / "model.safetensors")
     with pytest.raises(ValueError, match="other tensors"):
         average.average(tmp_path / "again", [tmp_path / "a", tmp_path / "c"])
+    with pytest.raises(FileExistsError, match="new folder"):
+        average.average(tmp_path / "out", [tmp_path / "a", tmp_path / "b"])

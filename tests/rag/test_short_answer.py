@@ -56,6 +56,7 @@ def test_under_an_answer_stands_all_that_would_be_quoted_without_it(tmp_path: Pa
         found = answer(opened, Reader("二百万[1]"), "法国的首都怎么样？", abstain=False)
     first, source, *others = [line.rpartition(" [")[0] for line in found.text.splitlines()]
     assert (first, source) == ("二百万", "巴黎人口有二百万。")
+    assert len(others) == 3
     assert others == [line.rpartition(" [")[0] for line in quoted]
 
 
