@@ -93,9 +93,10 @@ def examples(
     chance = random.Random(row["id"] + seed)
     found = library.find(row["question"], 24, fill=False)
     hits = [hit for hit in found.hits if hit.file in sources]
+    chinese = language_of(row["question"]) == "zh"
     for draw in range(DRAWS):
-        made = list(_drawn(row, hits, found.weights, siblings, chance))
-        yield from map(other_characters, made) if draw == 1 and language_of(row["question"]) == "zh" else made
+        made = _drawn(row, hits, found.weights, siblings, chance)
+        yield from map(other_characters, made) if chinese and draw == 1 else made
 
 
 def _drawn(
@@ -125,7 +126,9 @@ def other_characters(row: Row) -> Row:
     """
     system, *others = row["messages"]
     first = others[0]["content"]
-    to = max(SIMPLIFIED, TRADITIONAL, key=lambda one: sum(map(str.__ne__, _turned(first, one), first)))
+    to = max(
+        SIMPLIFIED, TRADITIONAL, key=lambda one: sum(a != b for a, b in zip(_turned(first, one), first, strict=False))
+    )
     turned = [one | {"content": _turned(one["content"], to)} for one in others]
     lines = turned[0]["content"].splitlines()
     answers = [_ANSWER.fullmatch(one["content"]) for one in turned if one["role"] == "assistant"]

@@ -22,8 +22,7 @@ from typing import Any
 
 import jieba
 import jieba.posseg
-from data import CHARACTERS, held_out, rows, turn
-from opencc import OpenCC
+from data import CHARACTERS, SIMPLIFIED, held_out, other_characters, rows, turn
 
 from hanpaca.rag.focus import length, prompt
 from hanpaca.rag.prompts import wording
@@ -51,7 +50,6 @@ CLAUSE = re.compile(r"[^，。；！？：,;!?\n]+")
 KINDS = {"nr": "谁", "nrt": "谁", "nrfg": "谁", "ns": "哪里", "nt": "哪个机构", "nz": "什么"}
 NOUNS = frozenset(("n", "l", "i", "vn", "an", "j", "eng"))
 ASKING = {"谁": "誰", "哪里": "哪裡", "什么时候": "什麼時候", "什么": "什麼", "哪个机构": "哪個機構"}
-_simplified, _traditional = OpenCC("t2s"), OpenCC("s2tw")
 Part = tuple[int, int, str]
 """(start, end, the word that asks for it) in a sentence."""
 
@@ -69,7 +67,7 @@ def parts(sentence: str) -> list[Part]:
 
 def _names(sentence: str) -> Iterator[Part]:
     """Names by jieba's tags, and runs of nouns, which are often terms."""
-    plain = _simplified.convert(sentence)
+    plain = SIMPLIFIED.convert(sentence)
     if len(plain) != len(sentence):
         return
     words = list(jieba.posseg.cut(plain))
@@ -186,8 +184,6 @@ def _written(language: str, shown: list[str], pairs: list[tuple[str, str]], chan
     """The conversation. Some simplified texts become traditional: there are few of those."""
     if language == "zh-Hant":
         pairs = [(_asking(asked), answer) for asked, answer in pairs]
-    elif chance.random() < 0.1:
-        shown, pairs = _converted(shown, pairs)
     words = wording("zh")
     said: list[dict[str, Any]] = []
     for asked, answer in pairs:
@@ -197,25 +193,14 @@ def _written(language: str, shown: list[str], pairs: list[tuple[str, str]], chan
             said += turn(words, asked, answered)
         else:
             said = [*map(vars, prompt(words, shown, asked)), {"role": "assistant", "content": answered}]
-    return {"messages": said}
+    made = {"messages": said}
+    return other_characters(made) if language != "zh-Hant" and chance.random() < 0.1 else made
 
 
 def _asking(asked: str) -> str:
     """A traditional text's question, the word that asks in traditional characters too."""
     word = next((word for word in ASKING if word in asked), "")
     return asked.replace(word, ASKING[word], 1) if word else asked
-
-
-def _converted(shown: list[str], pairs: list[tuple[str, str]]) -> tuple[list[str], list[tuple[str, str]]]:
-    """In traditional characters, as long as every answer still stands where it stood: some depend on what is around."""
-    texts = [_traditional.convert(line) for line in shown]
-    found = [(_traditional.convert(asked), _traditional.convert(answer)) for asked, answer in pairs]
-    same = all(
-        (before[1] in a) == (after[1] in b)
-        for before, after in zip(pairs, found, strict=True)
-        for a, b in zip(shown, texts, strict=True)
-    )
-    return (texts, found) if same else (shown, pairs)
 
 
 def main() -> int:
