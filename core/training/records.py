@@ -136,7 +136,8 @@ def recorder_class() -> Any:
             self._since = time.perf_counter()
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self._held_out(state)
+            if state.global_step >= state.max_steps:  # and was not stopped before
+                self._held_out(state)
 
         def _held_out(self, state: Any) -> None:
             figures = self._evaluate()

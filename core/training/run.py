@@ -32,6 +32,7 @@ from .options import FinetuneOptions, Options, PreferenceOptions, PretrainOption
 from .preference import Pairs, fill_reference, preference_trainer
 from .records import Reports, forget_after, last_checkpoint, plot, read_log, recorder_class
 from .resuming import DATA, REFERENCE, claim, data_of, left_out, same_data
+from .stopping import stopper_class, stopping
 from .texts import conversations_source, pairs_source, text_source
 
 Hears = Callable[[str], None]
@@ -92,7 +93,11 @@ def prepare(options: Options, hears: Hears | None = None) -> Prepared:
 
 
 def train(options: Options, hears: Hears | None = None, reports: Reports | None = None) -> Trained:
-    """Train, or go on where a killed run of the same options stopped. The model stands in `options.out` at the end."""
+    """Train, or go on where a run of the same options stopped. The model stands in `options.out` at the end.
+
+    SIGINT (Ctrl+C) and SIGTERM end it after the step under way, whose state is saved, with `KeyboardInterrupt` or
+    `SystemExit`; of several processes, and outside of the main thread, they do as ever.
+    """
     import transformers
 
     say = hears or (lambda _: None)
@@ -125,8 +130,23 @@ def train(options: Options, hears: Hears | None = None, reports: Reports | None 
         forget_after(run, int(checkpoint.name.rpartition("-")[2]))
     elif ready.main:
         forget_after(run, -1)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    _run(trainer, checkpoint, say if ready.world == 1 else None)
     return _finish(trainer, ready)
+
+
+def _run(trainer: Any, checkpoint: Path | None, say: Hears | None) -> None:
+    """The steps. With `say` a signal ends them after the one that is under way; of several processes each would end
+    after another one."""
+    resume = str(checkpoint) if checkpoint else None
+    if say is None:
+        trainer.train(resume_from_checkpoint=resume)
+        return
+    with stopping(say) as stop:
+        trainer.add_callback(stopper_class()(stop))
+        trainer.train(resume_from_checkpoint=resume)
+    if trainer.state.global_step < trainer.state.max_steps:
+        say(f"Stopped after step {trainer.state.global_step}, saved; the same command goes on from there")
+        stop.leave()
 
 
 def _trainer(ready: Prepared, reports: Reports | None) -> Any:

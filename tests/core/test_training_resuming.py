@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ import pytest
 from training_runs import ROWS, SENTENCES, SMALL, base, curve, rows, tuning, write_rows, write_text
 
 from hanpaca.core.errors import BadInput
-from hanpaca.core.training.options import Options, PreferenceOptions, from_json
+from hanpaca.core.training.options import Options, PreferenceOptions, as_json, from_json
 from hanpaca.core.training.records import last_checkpoint, read_log
 from hanpaca.core.training.run import train
+from hanpaca.core.training.stopping import stopping
 from hanpaca.integrations.cli import main
 
 __all__ = ["base", "rows"]
@@ -175,6 +177,61 @@ def test_a_killed_run_goes_on_with_the_same_losses(base: Path, rows: Path, tmp_p
     train(replace(options, out=str(killed)), said.append)
     assert any("Going on from checkpoint-" in text for text in said)
     assert curve(killed) == pytest.approx(curve(tmp_path / "whole"), abs=1e-5)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_loses_no_step(base: Path, rows: Path, tmp_path: Path, sent: signal.Signals, code: int) -> None:
+    out = tmp_path / "run"
+    options = tuning(base, rows, out, steps=9, save_every=100, eval=(str(write_text(tmp_path / "held.txt")),))
+    # Reports come in the main thread between two steps, so that the signal comes during the sixth.
+    script = f"""
+import os, sys
+from hanpaca.core.training import run
+from hanpaca.core.training.options import from_json
+from hanpaca.integrations.cli import main
+from hanpaca.integrations.cli import train as command
+from contextlib import contextmanager
+@contextmanager
+def reports(*, quiet):
+    yield lambda line: os.kill(os.getpid(), {int(sent)}) if line["step"] == 5 and "loss" in line else None
+command._reports = reports
+sys.exit(main(["finetune", "--run", {str(tmp_path / "options.json")!r}]))
+"""
+    (tmp_path / "options.json").write_text(as_json(options), encoding="utf-8")
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
+    assert done.returncode == code and "the same command goes on" in done.stderr, done.stderr
+    state = last_checkpoint(out / "checkpoints")
+    assert state is not None and state.name == "checkpoint-6"
+    assert not (out / "done.json").exists()
+    train(options)
+    train(replace(options, out=str(tmp_path / "whole")))
+    assert curve(out) == pytest.approx(curve(tmp_path / "whole"), abs=1e-5)
+    assert len([line for line in read_log(out) if "held_out" in line]) == 2, "before and after, once each"
+
+
+def test_a_second_signal_stops_at_once() -> None:
+    said: list[str] = []
+    with stopping(said.append) as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM and len(said) == 1
+        with pytest.raises(SystemExit):
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_a_signal_that_somebody_else_answers_stays_theirs() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        with stopping(print) as stop:
+            signal.raise_signal(signal.SIGTERM)
+        assert heard == [signal.SIGTERM] and stop.signal is None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_checkpoint_that_was_cut_off_is_not_gone_on_from(tmp_path: Path) -> None:
