@@ -3,9 +3,9 @@
     HANPACA_DATA=FOLDER python examples/chinese_reader/data.py OUT [SEED]
 
 Writes train.jsonl, validation.jsonl (questions of documents that are never trained on) and the library that was asked.
-Every question comes with its answer and the number of its source, up to three times of other sentences and, in Chinese,
-once of these in the other characters; some also without the passages that hold it, and then the answer is that there is
-none. Another seed draws other sentences.
+Every question comes with its answer and the number of its source, up to four times of other sentences: in Chinese
+once in the other characters, and twice with other answers in the sources (`swapping.py`); some also without the
+passages that hold it, and then the answer is that there is none. Another seed draws other sentences.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import sys
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from opencc import OpenCC
+from swapping import ANSWER, Answers, swapped
 
 from hanpaca.rag import Hit, Library
 from hanpaca.rag.focus import focused, messages
@@ -33,8 +33,9 @@ VALIDATION = 5
 PASSAGES = 3
 CHARACTERS = (60, 120)
 """The fewest and the most Chinese characters of the passages of a prompt."""
-DRAWS = 3
-"""So often each question is asked, of other sentences if there are any; a Chinese one once in the other characters."""
+DRAWS = 4
+"""So often each question is asked, of other sentences if there are any: once as it is, a Chinese one once in the other
+characters, and else with other answers in the sources' place of the true ones."""
 REFUSALS, NEAR = 1 / 5, 1 / 4
 """So many are asked once more of passages that do not hold the answer, and so many of those of its own document's."""
 SURE = 3
@@ -42,7 +43,6 @@ SURE = 3
 
 SIMPLIFIED, TRADITIONAL = OpenCC("t2s"), OpenCC("s2tw")
 ABSENT = wording("zh").absent
-_ANSWER = re.compile(r"(.+)\[(\d+)\]")
 Row = dict[str, Any]
 
 
@@ -84,7 +84,7 @@ def prompt(question: str, hits: Sequence[Hit], weights: Any, chance: random.Rand
 
 
 def examples(
-    library: Library, row: Row, sources: Collection[str], siblings: Sequence[Row], seed: str = ""
+    library: Library, row: Row, sources: Collection[str], siblings: Sequence[Row], answers: Answers, seed: str = ""
 ) -> Iterator[Row]:
     """A question as it is trained on, with passages of the documents that may be.
 
@@ -95,8 +95,10 @@ def examples(
     hits = [hit for hit in found.hits if hit.file in sources]
     chinese = language_of(row["question"]) == "zh"
     for draw in range(DRAWS):
-        made = _drawn(row, hits, found.weights, siblings, chance)
-        yield from map(other_characters, made) if chinese and draw == 1 else made
+        for made in _drawn(row, hits, found.weights, siblings, chance):
+            if draw > 1:
+                made = swapped(made, row["lang"], answers, chance)
+            yield other_characters(made) if chinese and draw in (1, DRAWS - 1) else made
 
 
 def _drawn(
@@ -131,7 +133,7 @@ def other_characters(row: Row) -> Row:
     )
     turned = [one | {"content": _turned(one["content"], to)} for one in others]
     lines = turned[0]["content"].splitlines()
-    answers = [_ANSWER.fullmatch(one["content"]) for one in turned if one["role"] == "assistant"]
+    answers = [ANSWER.fullmatch(one["content"]) for one in turned if one["role"] == "assistant"]
     whole = all(found is None or found[1] in lines[int(found[2]) - 1] for found in answers)
     return {"messages": [system, *turned]} if whole else row
 
@@ -173,8 +175,11 @@ def main() -> int:
     siblings: dict[str, list[Row]] = defaultdict(list)
     for row in taught:
         siblings[row["doc_id"]].append(row)
+    answers = Answers((row["lang"], row["question"], _gold(row)) for row in taught)
     with open_library(data, out / "library") as library:
-        made = [one for row in taught for one in examples(library, row, sources, siblings[row["doc_id"]], seed)]
+        made = [
+            one for row in taught for one in examples(library, row, sources, siblings[row["doc_id"]], answers, seed)
+        ]
     random.Random(0).shuffle(made)
     for name, lines in (("train", made), ("validation", [row for row in questions if held_out(row)])):
         text = "".join(dict.fromkeys(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

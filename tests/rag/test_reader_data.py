@@ -16,21 +16,34 @@ from hanpaca.rag import Library
 from hanpaca.rag.prompts import CHINESE
 
 RECIPE = Path(__file__).parents[2] / "examples" / "chinese_reader"
-ROW: dict[str, Any] = {
+Row = dict[str, Any]
+ROW: Row = {
     "id": "q-1", "question": "东京塔高多少米？", "doc_id": "日本", "answers": ["三百三十三米"], "answer_start": [12],
+    "lang": "zh-Hans",
 }  # fmt: skip
+OTHERS = [
+    ("zh-Hans", "富士山高多少米？", "三千七百七十六米"),
+    ("zh-Hans", "谁写了《家》？", "巴金"),
+    ("zh-Hans", "作者是谁？", "老舍"),
+]
+"""Languages, questions and answers."""
 
 NAMES = {name for name, _ in CAPITALS}
 
 
 @pytest.fixture(scope="module")
-def recipe() -> ModuleType:
+def swapping() -> ModuleType:
+    pytest.importorskip("jieba")
+    return module("swapping")
+
+
+@pytest.fixture(scope="module")
+def recipe(swapping: ModuleType) -> ModuleType:
     return module("data")
 
 
 @pytest.fixture(scope="module")
 def spans(recipe: ModuleType) -> ModuleType:
-    pytest.importorskip("jieba")
     return module("spans")
 
 
@@ -38,6 +51,13 @@ def spans(recipe: ModuleType) -> ModuleType:
 def average() -> ModuleType:
     pytest.importorskip("safetensors")
     return module("average")
+
+
+def examples(
+    recipe: ModuleType, library: Library, row: Row, names: set[str], siblings: list[Row], seed: str = ""
+) -> list[Row]:
+    """The conversations about one question, where other answers are those of `OTHERS`."""
+    return list(recipe.examples(library, row, names, siblings, recipe.Answers(OTHERS), seed))
 
 
 def module(name: str) -> ModuleType:
@@ -50,7 +70,7 @@ def module(name: str) -> ModuleType:
 
 
 def test_an_answer_stands_in_the_source_that_it_names(recipe: ModuleType, library: Library) -> None:
-    first, *_ = recipe.examples(library, ROW, NAMES, [ROW])
+    first, *_ = examples(recipe, library, ROW, NAMES, [ROW])
     *_, asked, answer = first["messages"]
     text, number = answer["content"].removesuffix("]").split("[")
     assert text == "三百三十三米" and asked["content"].endswith("问题：东京塔高多少米？")
@@ -64,7 +84,7 @@ def test_other_questions_of_the_same_sources_follow(recipe: ModuleType, library:
         ROW | {"id": "q-3", "question": "不在？", "answers": ["六百米高"]},
         ROW | {"id": "q-4", "question": "太短？", "answers": ["三百"]},
     ]
-    first, *_ = recipe.examples(library, ROW, NAMES, [ROW, *others])
+    first, *_ = examples(recipe, library, ROW, NAMES, [ROW, *others])
     *_, answer, further, second = first["messages"]
     assert (further["content"], second["content"].partition("[")[0]) == ("问题：高度是？", "三百三十三")
     assert answer["content"].startswith("三百三十三米["), "neither the same nor an unsure one"
@@ -72,16 +92,17 @@ def test_other_questions_of_the_same_sources_follow(recipe: ModuleType, library:
 
 def test_a_question_without_its_passages_has_no_answer(recipe: ModuleType, library: Library) -> None:
     rows = [ROW | {"id": f"q-{n}"} for n in range(40)]
-    made = [example for row in rows for example in recipe.examples(library, row, NAMES, [])]
+    made = [example for row in rows for example in examples(recipe, library, row, NAMES, [])]
     absent = [one for one in made if one["messages"][-1]["content"] == CHINESE.absent]
     assert 0 < len(absent) < 40 and all("三百三十三米" not in str(one["messages"][:-1]) for one in absent)
-    again = [list(recipe.examples(library, rows[3], NAMES, [])) for _ in range(2)]
+    again = [examples(recipe, library, rows[3], NAMES, []) for _ in range(2)]
     assert again[0] == again[1], "always the same"
 
 
 def test_one_draw_is_in_the_other_characters(recipe: ModuleType, library: Library) -> None:
-    drawn = [one["messages"] for one in recipe.examples(library, ROW, NAMES, [ROW]) if CHINESE.absent not in str(one)]
-    assert [("東京塔" in messages[1]["content"]) for messages in drawn] == [False, True, False]
+    made = examples(recipe, library, ROW, NAMES, [ROW])
+    drawn = [one["messages"] for one in made if CHINESE.absent not in str(one)]
+    assert [("東京塔" in messages[1]["content"]) for messages in drawn] == [False, True, False, True]
     assert drawn[1][1]["content"].endswith("问题：東京塔高多少米？") and "三百三十三米[" in drawn[1][2]["content"]
     back = recipe.other_characters({"messages": drawn[1]})
     assert back["messages"][1:] == [
@@ -89,13 +110,52 @@ def test_one_draw_is_in_the_other_characters(recipe: ModuleType, library: Librar
     ]
 
 
+def test_draws_have_other_answers_in_their_sources(recipe: ModuleType, library: Library) -> None:
+    made = examples(recipe, library, ROW, NAMES, [ROW])
+    drawn = [one["messages"] for one in made if CHINESE.absent not in str(one)]
+    assert ["三百三十三米" in str(messages) for messages in drawn] == [True, True, False, False]
+    for messages in drawn[2:]:
+        assert messages[2]["content"].startswith("三千七百七十六米[") and "三千七百七十六米" in messages[1]["content"]
+
+
+def test_an_answer_is_swapped_for_one_of_its_kind(swapping: ModuleType) -> None:
+    answers, chance = swapping.Answers(OTHERS), random.Random(1)
+    assert answers.another("zh-Hans", "谁创作的？", "鲁迅", chance) in ("巴金", "老舍")
+    assert answers.another("zh-Hans", "在哪里？", "上海", chance) is None, "a person is no place"
+    assert answers.another("en", "Who?", "Lu Xun", chance) is None
+    other = answers.another("zh-Hans", "哪一年？", "1984年3月", chance)
+    assert len(other) == 7 and other != "1984年3月" and (other[4], other[6]) == ("年", "月") and "0" not in other
+    assert answers.another("zh-Hans", "谁？", "很长" * 9, chance) is None
+
+
+def test_what_is_part_of_something_else_is_not_swapped(swapping: ModuleType) -> None:
+    answers = swapping.Answers(OTHERS)
+    told = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "[1] 鲁迅写了《故乡》，鲁迅生于1881年。\n\n问题：谁写了《故乡》？"},
+        {"role": "assistant", "content": "鲁迅[1]"},
+        {"role": "user", "content": "问题：哪一年生的？"},
+        {"role": "assistant", "content": "1881年[1]"},
+    ]
+    for seed in range(20):
+        made = swapping.swapped({"messages": told}, "zh-Hans", answers, random.Random(seed))["messages"]
+        new, year = made[2]["content"][:-3], made[4]["content"][:-3]
+        assert new in ("巴金", "老舍") and year != "1881年"
+        assert made[1]["content"].startswith(f"[1] {new}写了《故乡》，{new}生于{year}。\n\n问题：")
+        assert "谁" in made[1]["content"] and "哪" in made[3]["content"], "the words that ask stay"
+    told[3] = {"role": "user", "content": "问题：鲁迅哪一年生的？"}
+    made = swapping.swapped({"messages": told}, "zh-Hans", answers, random.Random(1))["messages"]
+    assert made[2]["content"] == "鲁迅[1]", "a question names him"
+    assert told[2]["content"] == "鲁迅[1]" and told[4]["content"] == "1881年[1]", "what was given stays as it was"
+
+
 def test_another_seed_draws_other_sentences(recipe: ModuleType, library: Library) -> None:
-    made = [[list(recipe.examples(library, ROW, NAMES, [ROW], seed)) for seed in ("", "", "1")] for _ in range(2)]
+    made = [[examples(recipe, library, ROW, NAMES, [ROW], seed) for seed in ("", "", "1")] for _ in range(2)]
     assert made[0] == made[1] and made[0][0] == made[0][1] != made[0][2]
 
 
 def test_nothing_of_other_documents_is_shown(recipe: ModuleType, library: Library) -> None:
-    made = [str(one) for one in recipe.examples(library, ROW, {"日本"}, [])]
+    made = [str(one) for one in examples(recipe, library, ROW, {"日本"}, [])]
     assert made and not any(word in one for one in made for word in ("巴黎", "Peru", "Chile"))
 
 
