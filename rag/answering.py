@@ -106,14 +106,21 @@ class _Answering(Asking):
         yield from self._extract(search, self.words.unsure, refused=True)
 
     def _extract(
-        self, search: Found, heading: str = "", first: Quote | None = None, refused: bool = False
+        self,
+        search: Found,
+        heading: str = "",
+        first: Quote | None = None,
+        refused: bool = False,
+        also: Quote | None = None,
     ) -> Iterator[Event]:
-        """The best sentences, word for word, a line each, under a heading; `first` comes before them."""
+        """The best sentences, word for word, a line each, under a heading; `first` comes before them, `also` after."""
         nearness = self.library.nearness(self.question)
         whole = [filled(self.library.store, hit, TARGET) for hit in search.hits[: extract.PASSAGES]]
         quoted = extract.quotes(self.question, whole, search.weights, nearness=nearness)
         if first is not None:
             quoted = [first, *(quote for quote in quoted if not quote.within(first))]
+        if also is not None and not any(also.within(quote) for quote in quoted):
+            quoted = [*quoted, also]
         lines = [f"{' '.join(quote.text.split())} [{number}]" for number, quote in enumerate(quoted, 1)]
         lines = [heading, *lines] if heading else lines
         for number, line in enumerate(lines):
@@ -135,7 +142,8 @@ class _Answering(Asking):
             yield from self._not_sure(search, self.words.single)
             return
         size = focus.READING if self.model.reads else focus.CHARACTERS
-        shown = focus.focused(self.question, search.hits[: min(self.k, focus.PASSAGES)], search.weights, size)
+        best, near = search.hits[: min(self.k, focus.PASSAGES)], self.library.nearness(self.question)
+        shown = focus.focused(self.question, best, search.weights, size, near)
         messages = focus.messages(self.words, shown, self.question)
         if not self.window.holds(messages):
             raise ContextOverflow("The question and one sentence exceed the window.", "Use a longer context.")
@@ -145,9 +153,10 @@ class _Answering(Asking):
             yield from self.write(messages, {number: hit for number, (hit, _) in enumerate(shown, 1)})
 
     def _read(self, messages: Sequence[Message], shown: Sequence[tuple[Hit, str]], search: Found) -> Iterator[Event]:
-        """What a reader says over the sentence it has it from and the best others; these alone if it is not sure."""
+        """What a reader says over the sentence it has it from and the best others; if it is not sure, these and then
+        its sentence, where it is another one."""
         assert self.model is not None
-        held = short_answer.sampling(shown, self.words, self.question)
+        held = short_answer.sampling(self.model, shown, self.words, self.question)
         said = self.model.chat(messages, self.window.sampling().replace(**held))
         self.count(said.usage)
         if short_answer.refuses(said):
@@ -157,14 +166,14 @@ class _Answering(Asking):
         if short is not None and short.sure:
             yield from self._extract(search, f"{short.text} [1]", short.source)
             return
-        yield from self._not_sure(search, self.words.not_sure)
+        yield from self._not_sure(search, self.words.not_sure, short.source if short else None)
 
-    def _not_sure(self, search: Found, why: str) -> Iterator[Event]:
+    def _not_sure(self, search: Found, why: str, also: Quote | None = None) -> Iterator[Event]:
         """Quotations, where a reader's words would be a guess."""
         assert self.model is not None
         self.notes.append(why.format(model=self.model.name))
         self.mode = "extract"
-        yield from self._extract(search)
+        yield from self._extract(search, also=also)
 
     def _refine(self, hits: Sequence[Hit]) -> Iterator[Event]:
         """An answer from the first passages, then improved passage by passage."""

@@ -67,6 +67,10 @@ class Interruptible:
         """As the model."""
         return int(self._model.count_tokens(text))
 
+    def prompt_tokens(self, prompt: str) -> list[int]:
+        """As the model."""
+        return list(self._model.prompt_tokens(prompt))
+
     def chat(self, messages: Sequence[Message], sampling: Sampling | None = None) -> Completion:
         """As the model."""
         work: Coroutine[Any, Any, Completion] = self._model.achat(messages, sampling)

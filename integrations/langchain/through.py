@@ -66,6 +66,9 @@ class ThroughLangChain:
     def count_tokens(self, text: str | Sequence[Message]) -> int:
         return self._model.count_tokens(text)
 
+    def prompt_tokens(self, prompt: str) -> list[int]:
+        return self._model.prompt_tokens(prompt)
+
     def chat(self, messages: Sequence[Message], sampling: Sampling | None = None) -> Completion:
         asked, settings = _theirs(messages), _settings(sampling)
         if self._loop is None:

@@ -29,6 +29,9 @@ class Scripted:
     def count_tokens(self, text: str | Sequence[Message]) -> int:
         return len(text) if isinstance(text, str) else 8 + sum(len(message.content) + 6 for message in text)
 
+    def prompt_tokens(self, prompt: str) -> list[int]:
+        return [ord(character) for character in prompt]
+
     def chat(self, messages: Sequence[Message], sampling: Sampling | None = None) -> Completion:
         assert sampling is not None and sampling.max_tokens is not None
         assert self.count_tokens(messages) + sampling.max_tokens <= self.context_length

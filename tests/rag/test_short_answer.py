@@ -60,6 +60,17 @@ def test_under_an_answer_stands_all_that_would_be_quoted_without_it(tmp_path: Pa
     assert others == [line.rpartition(" [")[0] for line in quoted]
 
 
+def test_the_sentence_of_an_unsure_answer_comes_last(tmp_path: Path) -> None:
+    capitals = "".join(f"法国的首都{word}。" for word in ("很大", "很美", "很老", "很远", "临河"))
+    with Library.open(tmp_path / "library") as opened:
+        opened.add_text(f"{capitals}巴黎人口有二百万。", "法国.txt")
+        quoted = answer(opened, None, "法国的首都怎么样？", mode="extract").text.splitlines()
+        for said, last in (("二百万[1]", ["巴黎人口有二百万。 [4]"]), ("很大[1]", []), ("伦敦[1]", [])):
+            found = answer(opened, Reader(said, logprob=short_answer.SURE - 1), "法国的首都怎么样？", abstain=False)
+            assert found.text.splitlines() == [*quoted, *last], "only where it is none of the others"
+            assert found.mode == "extract" and len(found.citations) == len(quoted) + len(last)
+
+
 def test_a_reader_is_asked_greedily_and_for_its_log_probabilities(library: Library) -> None:
     model = Reader("巴黎[1]")
     answer(
@@ -70,6 +81,7 @@ def test_a_reader_is_asked_greedily_and_for_its_log_probabilities(library: Libra
     )
     asked = model.samplings[0]
     assert (asked.stop, asked.presence_penalty) == ((), 0) and f'"{CHINESE.absent}"' in str(asked.grammar)
+    assert asked.logit_bias == {ord("["): short_answer.LATER}, "an answer ends a little later"
     assert (asked.temperature, asked.repetition_penalty, asked.logprobs, asked.max_tokens) == (0, 1, 0, 50)
 
 
