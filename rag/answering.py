@@ -54,11 +54,12 @@ def stream_answer(
 
     `auto` is `stuff` with a chat model that speaks the question's language, `focus` with a reader, else `extract` with
     a note that says so. `focus` shows the model only the best sentences of three passages; what a reader is sure of
-    then stands over quotations, which are all that is shown where it is not; it is asked greedily, whatever `sampling`
-    says. `k` passages are used, `refine` and `map_reduce` read more. With `history`, a question that leans on it is
-    made whole first, and a note shows it. With `abstain`, a question that the library does not seem to answer is
-    refused before any model runs. `rerank` names a cross-encoder that orders the passages anew. Raises `BadInput` for
-    an empty question or library, an unknown mode, a mode without the model it needs, and what a reader was not taught.
+    then stands over quotations, which stand alone where it is not, its own sentence last; it is asked greedily,
+    whatever `sampling` says. `k` passages are used, `refine` and `map_reduce` read more. With `history`, a question
+    that leans on it is made whole first, and a note shows it. With `abstain`, a question that the library does not
+    seem to answer is refused before any model runs. `rerank` names a cross-encoder that orders the passages anew.
+    Raises `BadInput` for an empty question or library, an unknown mode, a mode without the model it needs, and what a
+    reader was not taught.
     """
     asking = _Answering(library, model, question, mode, k, history, Sampling.of(sampling), filters, abstain, rerank)
     return asking.run()
@@ -119,7 +120,7 @@ class _Answering(Asking):
         quoted = extract.quotes(self.question, whole, search.weights, nearness=nearness)
         if first is not None:
             quoted = [first, *(quote for quote in quoted if not quote.within(first))]
-        if also is not None and not any(also.within(quote) for quote in quoted):
+        if also is not None and not extract.among(also, quoted):
             quoted = [*quoted, also]
         lines = [f"{' '.join(quote.text.split())} [{number}]" for number, quote in enumerate(quoted, 1)]
         lines = [heading, *lines] if heading else lines

@@ -91,6 +91,12 @@ def ranked(
     return sorted(first, key=_order) + found[NEAR:]
 
 
+def among(quote: Quote, others: Sequence[Quote]) -> bool:
+    """Whether one of the others has it, or says the same elsewhere."""
+    said = _said(quote.text)
+    return any(quote.within(other) or _said(other.text) == said for other in others)
+
+
 def _order(quote: Quote) -> tuple[float, int, int]:
     return -quote.score, quote.hit.passage_id, quote.start
 

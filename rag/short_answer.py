@@ -28,7 +28,7 @@ GREEDY: Mapping[str, Any] = {
 }  # fmt: skip
 """How a reader is asked: it copies, so nothing is drawn, and the repeated digit of a year is no fault."""
 LATER = -1.0
-"""Log-odds added to the bracket that ends an answer: greedily it comes too early, 2,173 instead of 2,173 seats."""
+"""Added to the logit of the bracket after an answer: greedily it comes too early, "2,173" instead of "2,173 seats"."""
 _BRACKETS = {"(": r"[(\[]", ")": r"[)\]]"}
 _NUMBER = re.compile(r"\s*\[(\d{1,3})\]\s*[.。]?\s*$")
 _ABSENT = tuple(words.absent.rstrip("。.") for words in (CHINESE, ENGLISH))

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,7 @@ def recorder_class() -> Any:
                 file.flush()
                 os.fsync(file.fileno())
             if self._reports:
-                self._reports(line)
+                with suppress(OSError):  # nobody reads what is printed; the run matters more
+                    self._reports(line)
 
     return Recorder

@@ -144,7 +144,7 @@ def _run(trainer: Any, checkpoint: Path | None, say: Hears | None) -> None:
     with stopping(say) as stop:
         trainer.add_callback(stopper_class()(stop))
         trainer.train(resume_from_checkpoint=resume)
-    if trainer.state.global_step < trainer.state.max_steps:
+    if stop.signal is not None and trainer.state.global_step < trainer.state.max_steps:
         say(f"Stopped after step {trainer.state.global_step}, saved; the same command goes on from there")
         stop.leave()
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Ctrl+C, and what `kill`, systemd, Slurm and Docker send first."""
+AGAIN = 1.0
+"""Seconds after which a signal is a second one: launchers pass Ctrl+C on to a process that has it already."""
 
 
 class Stop:
@@ -19,14 +22,18 @@ class Stop:
 
     def __init__(self, hears: Callable[[str], None]) -> None:
         self.signal: int | None = None
+        self._since = 0.0
         self._hears = hears
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The handler: a second signal stops at once, without what came after the last checkpoint."""
         if self.signal is not None:
-            _leave(number)
-        self.signal = number
-        self._hears("Stopping after this step, whose state is saved; once more stops at once")
+            if time.monotonic() - self._since >= AGAIN:
+                _leave(number)
+            return
+        self.signal, self._since = number, time.monotonic()
+        with suppress(OSError, RuntimeError, ValueError):  # Ctrl+C ends `| tee` too, or a line is being written
+            self._hears("Stopping when this step is done and its state is saved; once more stops at once")
 
     def leave(self) -> None:
         """After the state was saved: end as the signal would have done."""

@@ -4,7 +4,8 @@
 
 Writes train.jsonl, validation.jsonl (questions of documents that are never trained on) and the library that was asked.
 Every question comes with its answer and the number of its source, up to four times of other sentences: in Chinese
-once in the other characters, and twice with other answers in the sources (`swapping.py`); some also without the
+once in the other characters, and twice with other answers in the sources where there are such (`swapping.py`), one of
+these in the other characters too; some also without the
 passages that hold it, and then the answer is that there is none. Another seed draws other sentences.
 """
 
@@ -35,7 +36,7 @@ CHARACTERS = (60, 120)
 """The fewest and the most Chinese characters of the passages of a prompt."""
 DRAWS = 4
 """So often each question is asked, of other sentences if there are any: once as it is, a Chinese one once in the other
-characters, and else with other answers in the sources' place of the true ones."""
+characters, and else with the true answers in the sources replaced by others."""
 REFUSALS, NEAR = 1 / 5, 1 / 4
 """So many are asked once more of passages that do not hold the answer, and so many of those of its own document's."""
 SURE = 3

@@ -1,4 +1,4 @@
-"""Other answers in the sources' place of the true ones, so that to know a question by heart does not answer it.
+"""Sources in which the true answers are replaced by others, so that to know a question by heart does not answer it.
 
 A model that meets a question several times learns its answer instead of reading. Here a number gets other digits and
 another name the place of a name, in the sources and in what is said of them alike (as in Longpre et al., "Entity-Based
@@ -25,8 +25,8 @@ _KINDS = {
     "where": re.compile(r"哪[里裡裏儿個个]?[国國省市县縣州区區城地]|哪[里裡裏儿]|何[处處地]|什[么麼]地方|[Ww]here"),
     "title": re.compile(r"[《「“]"),
 }
-_KEPT = re.compile(r"[谁誰何哪几幾多什怎么麼为為吗嗎是]")
-"""A word with one of these is not left out: it asks."""
+_KEPT = re.compile(r"[谁誰何哪几幾多什怎么麼为為吗嗎是啥若不没沒非未无無除最]")
+"""A word with one of these is not left out: it asks, or turns the question round."""
 Row = dict[str, Any]
 
 

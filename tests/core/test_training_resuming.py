@@ -210,17 +210,28 @@ sys.exit(main(["finetune", "--run", {str(tmp_path / "options.json")!r}]))
     assert len([line for line in read_log(out) if "held_out" in line]) == 2, "before and after, once each"
 
 
-def test_a_second_signal_stops_at_once() -> None:
+def test_a_second_signal_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     with stopping(said.append) as stop:
         signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)  # the same one, as a launcher passes it on
         assert stop.signal == signal.SIGTERM and len(said) == 1
+        monkeypatch.setattr("hanpaca.core.training.stopping.AGAIN", 0.0)
         with pytest.raises(SystemExit):
             signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_a_signal_is_heard_though_nobody_reads_what_is_printed() -> None:
+    def hears(_: str) -> None:
+        raise BrokenPipeError
+
+    with stopping(hears) as stop:
+        signal.raise_signal(signal.SIGINT)
+    assert stop.signal == signal.SIGINT
 
 
 def test_a_signal_that_somebody_else_answers_stays_theirs() -> None:

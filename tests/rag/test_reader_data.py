@@ -115,7 +115,9 @@ def test_draws_have_other_answers_in_their_sources(recipe: ModuleType, library: 
     drawn = [one["messages"] for one in made if CHINESE.absent not in str(one)]
     assert ["三百三十三米" in str(messages) for messages in drawn] == [True, True, False, False]
     for messages in drawn[2:]:
-        assert messages[2]["content"].startswith("三千七百七十六米[") and "三千七百七十六米" in messages[1]["content"]
+        text, number = messages[2]["content"].removesuffix("]").split("[")
+        line = next(line for line in messages[1]["content"].splitlines() if line.startswith(f"[{number}] "))
+        assert text == "三千七百七十六米" and text in line, "it stands in the source that it names"
 
 
 def test_an_answer_is_swapped_for_one_of_its_kind(swapping: ModuleType) -> None:

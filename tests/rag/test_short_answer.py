@@ -63,7 +63,8 @@ def test_under_an_answer_stands_all_that_would_be_quoted_without_it(tmp_path: Pa
 def test_the_sentence_of_an_unsure_answer_comes_last(tmp_path: Path) -> None:
     capitals = "".join(f"法国的首都{word}。" for word in ("很大", "很美", "很老", "很远", "临河"))
     with Library.open(tmp_path / "library") as opened:
-        opened.add_text(f"{capitals}巴黎人口有二百万。", "法国.txt")
+        for name in ("法国.txt", "又一份.txt"):  # whose sentences are the same, and shown once
+            opened.add_text(f"{capitals}巴黎人口有二百万。", name)
         quoted = answer(opened, None, "法国的首都怎么样？", mode="extract").text.splitlines()
         for said, last in (("二百万[1]", ["巴黎人口有二百万。 [4]"]), ("很大[1]", []), ("伦敦[1]", [])):
             found = answer(opened, Reader(said, logprob=short_answer.SURE - 1), "法国的首都怎么样？", abstain=False)
