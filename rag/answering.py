@@ -7,7 +7,8 @@ model. Knows no framework.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from ..core.chat import Message
@@ -68,6 +69,11 @@ def stream_answer(
 class _Answering(Asking):
     """The ways to answer."""
 
+    @cached_property
+    def _nearness(self) -> Callable[[Sequence[str]], list[float]] | None:
+        """One for the prompt and the quotations: they choose among the same sentences."""
+        return self.library.nearness(self.question)
+
     def run(self) -> Iterator[Event]:
         """The events of the answer."""
         self.understand()
@@ -115,9 +121,8 @@ class _Answering(Asking):
         also: Quote | None = None,
     ) -> Iterator[Event]:
         """The best sentences, word for word, a line each, under a heading; `first` comes before them, `also` after."""
-        nearness = self.library.nearness(self.question)
         whole = [filled(self.library.store, hit, TARGET) for hit in search.hits[: extract.PASSAGES]]
-        quoted = extract.quotes(self.question, whole, search.weights, nearness=nearness)
+        quoted = extract.quotes(self.question, whole, search.weights, nearness=self._nearness)
         if first is not None:
             quoted = [first, *(quote for quote in quoted if not quote.within(first))]
         if also is not None and not extract.among(also, quoted):
@@ -143,8 +148,8 @@ class _Answering(Asking):
             yield from self._not_sure(search, self.words.single)
             return
         size = focus.READING if self.model.reads else focus.CHARACTERS
-        best, near = search.hits[: min(self.k, focus.PASSAGES)], self.library.nearness(self.question)
-        shown = focus.focused(self.question, best, search.weights, size, near)
+        best = search.hits[: min(self.k, focus.PASSAGES)]
+        shown = focus.focused(self.question, best, search.weights, size, self._nearness)
         messages = focus.messages(self.words, shown, self.question)
         if not self.window.holds(messages):
             raise ContextOverflow("The question and one sentence exceed the window.", "Use a longer context.")

@@ -259,13 +259,20 @@ class Library:
         return self._own.query_vector(text)
 
     def nearness(self, question: str) -> Callable[[Sequence[str]], list[float]] | None:
-        """A way to tell how near texts are to a question, in standard deviations; None while there are no vectors."""
+        """A way to tell how near texts are to a question, in standard deviations; None while there are no vectors.
+
+        What it is asked again it remembers.
+        """
         if not self.store.rows("SELECT 1 FROM vectors LIMIT 1"):
             return None
 
+        known: dict[str, float] = {}
+
         def near(texts: Sequence[str]) -> list[float]:
-            cosines = self.embedder.embed_passages(texts) @ self.query_vector(question)
-            return [float(value) / self.vectors.spread() for value in cosines]
+            if new := [text for text in dict.fromkeys(texts) if text not in known]:
+                cosines = self.embedder.embed_passages(new) @ self.query_vector(question)
+                known.update(zip(new, (float(value) / self.vectors.spread() for value in cosines), strict=True))
+            return [known[text] for text in texts]
 
         return near
 

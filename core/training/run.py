@@ -32,7 +32,7 @@ from .options import FinetuneOptions, Options, PreferenceOptions, PretrainOption
 from .preference import Pairs, fill_reference, preference_trainer
 from .records import Reports, forget_after, last_checkpoint, plot, read_log, recorder_class
 from .resuming import DATA, REFERENCE, claim, data_of, left_out, same_data
-from .stopping import stopper_class, stopping
+from .stopping import leave, stopper_class, stopping
 from .texts import conversations_source, pairs_source, text_source
 
 Hears = Callable[[str], None]
@@ -146,7 +146,7 @@ def _run(trainer: Any, checkpoint: Path | None, say: Hears | None) -> None:
         trainer.train(resume_from_checkpoint=resume)
     if stop.signal is not None and trainer.state.global_step < trainer.state.max_steps:
         say(f"Stopped after step {trainer.state.global_step}, saved; the same command goes on from there")
-        stop.leave()
+        leave(stop.signal)
 
 
 def _trainer(ready: Prepared, reports: Reports | None) -> Any:

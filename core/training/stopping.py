@@ -29,19 +29,15 @@ class Stop:
         """The handler: a second signal stops at once, without what came after the last checkpoint."""
         if self.signal is not None:
             if time.monotonic() - self._since >= AGAIN:
-                _leave(number)
+                leave(number)
             return
         self.signal, self._since = number, time.monotonic()
         with suppress(OSError, RuntimeError, ValueError):  # Ctrl+C ends `| tee` too, or a line is being written
             self._hears("Stopping when this step is done and its state is saved; once more stops at once")
 
-    def leave(self) -> None:
-        """After the state was saved: end as the signal would have done."""
-        if self.signal is not None:
-            _leave(self.signal)
 
-
-def _leave(number: int) -> None:
+def leave(number: int) -> None:
+    """End as the signal would have done."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)

@@ -5,8 +5,8 @@
 Writes train.jsonl, validation.jsonl (questions of documents that are never trained on) and the library that was asked.
 Every question comes with its answer and the number of its source, up to four times of other sentences: in Chinese
 once in the other characters, and twice with other answers in the sources where there are such (`swapping.py`), one of
-these in the other characters too; some also without the
-passages that hold it, and then the answer is that there is none. Another seed draws other sentences.
+these in the other characters too; some also without the passages that hold it, and then the answer is that there is
+none. Another seed draws other sentences.
 """
 
 from __future__ import annotations

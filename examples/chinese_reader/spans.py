@@ -23,6 +23,7 @@ from typing import Any
 import jieba
 import jieba.posseg
 from data import CHARACTERS, SIMPLIFIED, held_out, other_characters, rows, turn
+from swapping import thinned
 
 from hanpaca.rag.focus import length, prompt
 from hanpaca.rag.prompts import wording
@@ -112,7 +113,7 @@ def _shortened(text: str, word: str, chance: random.Random) -> str:
     """Without some of its words, so that looking for the same clause is not enough."""
     share = chance.choice(LEFT_OUT)
     before, asks, after = text.partition(word)
-    kept = ["".join(one for one in jieba.cut(part) if chance.random() >= share) for part in (before, after)]
+    kept = [thinned(part, share, chance) for part in (before, after)]
     return asks.join(kept) if sum(map(len, kept)) >= 4 else text
 
 

@@ -51,9 +51,8 @@ class Answers:
             for one in self._of[language, _kind(question, answer)]
             if one != answer and abs(len(one) - len(answer)) <= 1 + len(answer) // 3
         ]
-        alike = [
-            one for one in near if one[-1] == answer[-1]
-        ]  # the last character of a Chinese name says what it names
+        # The last character of a Chinese name says what it names.
+        alike = [one for one in near if one[-1] == answer[-1]]
         return chance.choice(alike or near) if near else None
 
 
@@ -95,5 +94,10 @@ def shortened(question: str, chance: random.Random) -> str:
     share = chance.choice(LEFT_OUT)
     if not re.search("[\u4e00-\u9fff]", question):
         return question
-    kept = "".join(one for one in jieba.cut(question) if _KEPT.search(one) or chance.random() >= share)
+    kept = thinned(question, share, chance)
     return kept if len(kept) >= max(6, len(question) * 0.6) else question
+
+
+def thinned(text: str, share: float, chance: random.Random) -> str:
+    """Chinese without that share of its words, those that ask or turn a question round not counted."""
+    return "".join(one for one in jieba.cut(text) if _KEPT.search(one) or chance.random() >= share)

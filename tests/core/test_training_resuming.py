@@ -187,11 +187,9 @@ def test_a_stopped_run_loses_no_step(base: Path, rows: Path, tmp_path: Path, sen
     # Reports come in the main thread between two steps, so that the signal comes during the sixth.
     script = f"""
 import os, sys
-from hanpaca.core.training import run
-from hanpaca.core.training.options import from_json
+from contextlib import contextmanager
 from hanpaca.integrations.cli import main
 from hanpaca.integrations.cli import train as command
-from contextlib import contextmanager
 @contextmanager
 def reports(*, quiet):
     yield lambda line: os.kill(os.getpid(), {int(sent)}) if line["step"] == 5 and "loss" in line else None
