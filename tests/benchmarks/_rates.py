@@ -7,6 +7,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+import psutil
+
 from hanpaca.core.engines import streams
 from hanpaca.core.engines.base import Request
 from hanpaca.core.engines.llama_cpp import LlamaCppEngine
@@ -30,9 +32,22 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def quiet() -> None:
+    """Wait, ten seconds at most, until no core is busy. A server's workers may wait for work by spinning (vLLM's do so
+    for two seconds after their last token), and would take a core from whoever is measured next."""
+    end = time.monotonic() + 10
+    while psutil.cpu_percent(0.3) > 10 and time.monotonic() < end:
+        pass
+
+
 def median_ratio(ours: Callable[[], float], theirs: Callable[[], float], runs: int) -> tuple[float, float, float]:
-    """Median of ours, of theirs, and their ratio, alternating."""
-    pairs = [(ours(), theirs()) for _ in range(runs)]
+    """Median of ours, of theirs, and their ratio, alternating, each on a quiet machine."""
+
+    def one(rate: Callable[[], float]) -> float:
+        quiet()
+        return rate()
+
+    pairs = [(one(ours), one(theirs)) for _ in range(runs)]
     first, second = (statistics.median(values) for values in zip(*pairs, strict=True))
     return first, second, first / second
 
