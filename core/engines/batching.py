@@ -27,11 +27,13 @@ from collections import deque
 
 from ..errors import ContextOverflow, EngineFailure, HanpacaError, TimedOut
 from .jobs import Decoder, Job, Slot
-from .sequences import Sequences
+from .sequences import QUICK, Sequences
 
 DEEP = 8192
 """Tokens before a chunk that make it half as long beside decoding sequences: it looks at each of them, and the time of
 a step should not grow with the prompt."""
+DEEP_TAIL = 2048
+"""Tokens before the rest of a prompt from which on it goes in two halves, where it fills no tile."""
 
 
 class Scheduler:
@@ -41,7 +43,7 @@ class Scheduler:
         self, decoder: Decoder, *, running: int = 64, chunk_beside: int = 64, idle: int = 512, shelf: int = 0
     ) -> None:
         """`shelf`: bytes of host memory for cached sequences; with any, at most `idle` of their cells stay in the
-        context while others run."""
+        context."""
         self._decoder = decoder
         self._most_running = min(running, decoder.sequences, decoder.outputs)
         self._chunk_beside = min(chunk_beside, decoder.batch)
@@ -79,19 +81,19 @@ class Scheduler:
     @property
     def busy(self) -> bool:
         """Whether `step` has anything to do."""
-        return bool(self._inbox or self._waiting or self._sequences.running)
+        return bool(self._inbox or self._waiting or self._sequences.running or self._sequences.untidy)
 
     # -- worker's side -------------------------------------------------------------------------------------------
 
     def step(self) -> None:
         """End what was cancelled or expired, admit what fits, and run one forward pass."""
         self.last_used = time.monotonic()
-        self._sequences.moved = False
+        self._sequences.moved = 0
         self._receive()
         self._reap()
         self._admit()
+        self._sequences.tidy()
         if self._sequences.running:
-            self._sequences.tidy()
             self._advance()
 
     def abandon(self, error: HanpacaError, owner: object = None) -> None:
@@ -200,11 +202,12 @@ class Scheduler:
         """
         shares = [(sequence, 1) for sequence in self._sequences.running if len(sequence.todo) == 1]
         prefilling = [sequence for sequence in self._sequences.running if len(sequence.todo) > 1]
-        if not prefilling or (shares and self._sequences.moved):
+        if not prefilling or (shares and self._sequences.moved > QUICK):
             return shares
         oldest, others = prefilling[0], sorted(prefilling[1:], key=lambda s: len(s.todo))
-        beside = -(-self._chunk_beside * DEEP // (DEEP + len(oldest.tokens)))
-        room = min(beside, self._decoder.batch - len(shares)) if shares else self._decoder.batch
+        room = self._decoder.batch
+        if shares:
+            room = self._room_beside(len(shares), len(oldest.tokens), sum(len(s.todo) for s in prefilling))
         left = room // 2 if others else room
         counts = {oldest.id: min(left, len(oldest.todo))}
         room -= counts[oldest.id]
@@ -213,6 +216,22 @@ class Scheduler:
             room -= counts[sequence.id]
         counts[oldest.id] += min(room, len(oldest.todo) - counts[oldest.id])
         return self._within_outputs(shares + [(s, counts[s.id]) for s in prefilling if counts[s.id]])
+
+    def _room_beside(self, decoding: int, depth: int, todo: int) -> int:
+        """Tokens of prompts, of `todo`, that are computed beside `decoding` sequences, after `depth` of the oldest.
+
+        All rows of the pass together fill whole tiles, or half of one where these gain little and take long: with 60
+        tokens beside four sequences, after 4,000, a pass takes three quarters of the time of one with 43 (measured in
+        `tests/benchmarks/LOG.md`). So what is left over there goes in two halves.
+        """
+        tile = self._decoder.tile
+        if tile == 1:
+            rows = decoding + -(-self._chunk_beside * DEEP // (DEEP + depth))
+        else:
+            unit = tile if depth < self._decoder.tile_depth else tile // 2
+            rows = ((decoding + unit // 2) // unit + 1) * unit
+        room = min(rows, self._decoder.batch) - decoding
+        return (todo + 1) // 2 if tile > 1 and depth >= DEEP_TAIL and room // 2 < todo < room else room
 
     def _within_outputs(self, shares: list[tuple[Slot, int]]) -> list[tuple[Slot, int]]:
         """Cut shares so that no more tokens ask for logits than one pass gives; a score may ask for many."""

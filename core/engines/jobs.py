@@ -17,6 +17,11 @@ class Decoder(Protocol):
     """Most tokens of one `decode` that ask for logits; at least `sequences`, or `batch` if that is smaller."""
     sequences: int
     """Sequence ids run from 0 to this, exclusive."""
+    tile: int
+    """Tokens whose attention is computed together; where a pass has fewer, it is computed one by one, which takes
+    longer after long prompts. 1: always one by one, or always all."""
+    tile_depth: int
+    """Tokens before a pass from which on whole tiles take long and gain little."""
 
     def decode(
         self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool]
@@ -33,15 +38,15 @@ class Decoder(Protocol):
         ...
 
     def saved_size(self, sequence: int) -> int:
-        """Bytes that `save` would take."""
+        """Bytes that a copy of a whole sequence takes."""
         ...
 
-    def save(self, sequence: int) -> Any:
-        """A copy of a sequence's keys and values."""
+    def save(self, sequence: int, start: int, stop: int) -> Any:
+        """A copy of a sequence's keys and values, from position `start` to `stop`, exclusive."""
         ...
 
-    def restore(self, sequence: int, state: Any) -> bool:
-        """Put a copy into `sequence`, which is empty; False if it cannot be."""
+    def restore(self, sequence: int, pieces: Sequence[Any]) -> bool:
+        """Put copies that follow each other into `sequence`, which is empty; False if it cannot be."""
         ...
 
 
@@ -85,6 +90,9 @@ class Slot:
         self.job: Job | None = None
         self.promised = 0
         self.used = 0.0
+        self.saved: list[Any] = []
+        """Copies of its first `saved_to` tokens, while it is being shelved."""
+        self.saved_to = 0
 
     @property
     def target(self) -> list[int]:

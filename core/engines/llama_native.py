@@ -29,6 +29,10 @@ BATCH = 256
 """Most tokens of one forward pass on a CPU, n_batch and n_ubatch alike: a pass is never split behind our back.
 Longer ones are not faster there, and a cancelled prompt stops between passes."""
 GPU_BATCH = 512
+TILE = 64
+"""Tokens that llama.cpp's flash attention on a CPU takes at once (`GGML_FA_TILE_Q`), with keys and values in floats."""
+NARROW_DEPTH = 2560
+"""Tokens after which heads of fewer than 128 dimensions gain a fifth by whole tiles, and a pass takes twice as long."""
 OUTPUTS = 128
 """Most rows of logits of one forward pass; more only reserves memory."""
 
@@ -218,20 +222,23 @@ class NativeContext:
         loras: Sequence[tuple[Any, float]] = (),
         embeddings: bool = False,
         batch: int | None = None,
+        watch: Any = None,
     ) -> None:
         self.L = L = weights.L
         self._weights = weights
         params = L.llama_context_default_params()
         params.n_ctx = -(-cells // 256) * 256
         params.n_batch = params.n_ubatch = min(batch or weights.batch, params.n_ctx)
-        params.n_seq_max = sequences
-        params.n_outputs_max = params.n_batch if embeddings else min(max(OUTPUTS, sequences), params.n_batch)
+        params.n_seq_max = sequences + 1  # one more for `save` and `restore`
+        params.n_outputs_max = params.n_batch if embeddings else min(max(OUTPUTS, sequences + 1), params.n_batch)
         params.n_outputs_max_per_seq = 0
         params.n_threads = params.n_threads_batch = threads or physical_cores()
         params.type_k = params.type_v = KV_TYPES[kv_type]
         params.flash_attn_type = int(flash_attention)
         params.kv_unified = True
         params.embeddings = embeddings
+        if watch is not None:
+            params.cb_eval = self._watch = watch  # native code holds it as long as the context lives
         for name, value in rope.items():
             setattr(params, name, value)
         with native_errors() as lines:
@@ -248,6 +255,9 @@ class NativeContext:
         self.batch = int(params.n_batch)
         self.outputs = int(params.n_outputs_max)
         self.sequences = sequences
+        self.tile = TILE if flash_attention and kv_type in ("f16", "f32") else 1
+        wide = L.llama_model_n_embd(weights.handle) >= 128 * L.llama_model_n_head(weights.handle)
+        self.tile_depth = self.cells if wide else NARROW_DEPTH
         self._make_batch()
 
     def _set_loras(self, loras: Sequence[tuple[Any, float]]) -> None:
@@ -301,18 +311,27 @@ class NativeContext:
     def saved_size(self, sequence: int) -> int:
         return int(self.L.llama_state_seq_get_size(self.handle, sequence))
 
-    def save(self, sequence: int) -> NDArray[np.uint8]:
-        state = np.empty(self.saved_size(sequence), np.uint8)
+    def save(self, sequence: int, start: int, stop: int) -> NDArray[np.uint8]:
+        spare = self.sequences
+        self.L.llama_memory_seq_cp(self.memory, sequence, spare, start, stop)
+        state = np.empty(self.saved_size(spare), np.uint8)
         pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-        written = self.L.llama_state_seq_get_data(self.handle, pointer, state.size, sequence)
+        written = self.L.llama_state_seq_get_data(self.handle, pointer, state.size, spare)
+        self.trim(spare, 0)
         return state[:written]
 
-    def restore(self, sequence: int, state: NDArray[np.uint8]) -> bool:
-        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-        if state.size and self.L.llama_state_seq_set_data(self.handle, pointer, state.size, sequence):
-            return True
-        self.trim(sequence, 0)
-        return False
+    def restore(self, sequence: int, pieces: Sequence[NDArray[np.uint8]]) -> bool:
+        spare = self.sequences
+        for piece in pieces:
+            pointer = piece.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+            done = piece.size and self.L.llama_state_seq_set_data(self.handle, pointer, piece.size, spare)
+            if done:
+                self.L.llama_memory_seq_cp(self.memory, spare, sequence, 0, -1)
+            self.trim(spare, 0)
+            if not done:
+                self.trim(sequence, 0)
+                return False
+        return True
 
     def logits(self, row: int) -> NDArray[np.float32]:
         """The row's logits, (vocabulary,), as a view that the next pass overwrites."""

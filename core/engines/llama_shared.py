@@ -86,7 +86,7 @@ class SharedWeights(Shared[ContextKey, NativeContext]):
             kv_type=key.kv_type,
             flash_attention=key.flash_attention,
             threads=key.threads,
-            sequences=min(2 * key.running, 256),
+            sequences=min(2 * key.running, 255),
             loras=[(self._lora(adapter), scale) for adapter, scale in key.loras],
         )
         shelf = int(min(available() * 0.1, MOST_SHELVED)) if key.prefix_memory is None else key.prefix_memory

@@ -17,6 +17,8 @@ from .cells import Cells
 from .jobs import Decoder, Job, Slot, common_prefix
 from .shelf import Shelf
 
+QUICK = 8 << 20
+"""Bytes that are copied to and from the shelf in a few milliseconds, which a step can have besides."""
 WORTH_WAITING = 32
 """Tokens of a prefix that another sequence is computing, for which a job waits rather than compute them again."""
 
@@ -25,18 +27,19 @@ class Sequences:
     """All sequences of a decoder. For the worker's thread only."""
 
     def __init__(self, decoder: Decoder, idle: int, shelf: int) -> None:
-        """`idle`: most cells that cached sequences keep while others run, where there is a `shelf` (bytes)."""
+        """`idle`: most cells that cached sequences keep while one other runs, where there is a `shelf` (bytes)."""
         self.running: list[Slot] = []
         self.cached: list[Slot] = []
         self.cells = Cells(decoder.cells)
         self.shelf = Shelf(shelf)
         self.promised = 0
         """Cells that running jobs may still take."""
-        self.moved = False
-        """Whether a sequence went to the shelf or came from it since this was last set."""
+        self.moved = 0
+        """Bytes that went to the shelf or came from it since this was last set."""
         self._decoder = decoder
         self._free_ids = list(range(decoder.sequences - 1, -1, -1))
         self._idle = idle
+        self._each = 0.0
 
     # -- starting and ending -------------------------------------------------------------------------------------
 
@@ -109,6 +112,7 @@ class Sequences:
         self.cells.drop(source.cells[shared:], pinned=False)
         self._decoder.trim(source.id, shared)
         del source.tokens[shared:], source.cells[shared:]
+        source.saved, source.saved_to = [], 0
         self.cells.pin(source.cells)
         return source
 
@@ -125,17 +129,38 @@ class Sequences:
 
     # -- cached and shelved --------------------------------------------------------------------------------------
 
+    @property
+    def untidy(self) -> bool:
+        """Whether cells are idle that should not be: each running sequence looks past every one of them, so the more
+        run, the fewer may be. None runs is as good as one: the next one's cells should begin at the first."""
+        idle = self.cells.used - self.cells.pinned
+        return idle * max(len(self.running), 1) > self._idle and self._leaving() is not None
+
     def tidy(self) -> None:
-        """Shelve the least recently used cached sequence, if many cells are idle: one at a time, for it takes time."""
-        if self.shelf.budget and self.cached and self.cells.used - self.cells.pinned > self._idle:
-            self._put_away(min(self.cached, key=lambda cached: cached.used))
+        """Shelve what is untidy, as much in a step as is quick: a long sequence goes piece by piece."""
+        while self.moved <= QUICK // 2 and self.untidy:
+            slot = self._leaving()
+            assert slot is not None
+            self._put_away(slot, QUICK - self.moved)
+
+    def _leaving(self) -> Slot | None:
+        """The least recently used cached sequence that the shelf has room for; a longer one keeps its cells."""
+        fits = [slot for slot in self.cached if len(slot.tokens) * self._token_bytes(slot) <= self.shelf.budget]
+        return min(fits, key=lambda slot: slot.used, default=None)
+
+    def _token_bytes(self, slot: Slot) -> float:
+        """Bytes of a token's keys and values, measured once."""
+        if not self._each:
+            self._each = self._decoder.saved_size(slot.id) / len(slot.tokens)
+        return self._each
 
     def _make_room(self, need: int) -> None:
         while self.cells.used + self.promised + need > self.cells.capacity:
             self._put_away(min(self.cached, key=lambda cached: cached.used))
 
-    def _put_away(self, slot: Slot) -> None:
-        """Free a cached sequence's cells; what no other sequence holds, but for a few tokens, is shelved first."""
+    def _put_away(self, slot: Slot, most: int | None = None) -> None:
+        """Free a cached sequence's cells; what no other sequence holds, but for a few tokens, is shelved first. With
+        `most`, no more bytes than that are copied now (or one token), and the cells are free when all are."""
         enough = len(slot.tokens) - WORTH_WAITING
         others = (other for other in (*self.cached, *self.running) if other is not slot)
         held = max((common_prefix(slot.tokens, other.tokens, len(slot.tokens)) for other in others), default=0)
@@ -143,10 +168,22 @@ class Sequences:
         if entry is not None and shelved > enough:
             self.shelf.touch(entry)
         elif self.shelf.budget and held <= enough and (size := self._decoder.saved_size(slot.id)) <= self.shelf.budget:
-            self.moved = True
             with suppress(MemoryError, EngineFailure):
-                self.shelf.put(slot.tokens, self._decoder.save(slot.id), size)
+                if not self._save(slot, size, most):
+                    return
+                self.shelf.put(slot.tokens, slot.saved, size)
         self._evict(slot)
+
+    def _save(self, slot: Slot, size: int, most: int | None) -> bool:
+        """Copy the next piece of a cached sequence of `size` bytes; whether that was the last."""
+        start, stop = slot.saved_to, len(slot.tokens)
+        each = max(size // stop, 1)
+        if most is not None:
+            stop = min(stop, start + max(most // each, 1))
+        self.moved += (stop - start) * each
+        slot.saved.append(self._decoder.save(slot.id, start, stop))
+        slot.saved_to = stop
+        return stop == len(slot.tokens)
 
     def _from_shelf(self, job: Job, source: Slot | None, shared: int) -> tuple[Slot | None, int]:
         """The shelf's longer prefix, restored, if it has one and the job can start with it; else what was given."""
@@ -162,7 +199,7 @@ class Sequences:
         if not self._free_ids:
             self._put_away(min(self.cached, key=lambda cached: cached.used))
         slot = Slot(self._free_ids.pop())
-        self.moved = True
+        self.moved += entry.size
         if not self._decoder.restore(slot.id, entry.state):
             self._free_ids.append(slot.id)
             return self.prefix(job)

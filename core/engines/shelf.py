@@ -16,7 +16,7 @@ from .jobs import common_prefix
 
 @dataclass(frozen=True, eq=False)
 class Shelved:
-    """One sequence: its tokens, and their keys and values as the decoder saved them."""
+    """One sequence: its tokens, and their keys and values as the decoder saved them, in pieces."""
 
     tokens: list[int]
     state: Any

@@ -45,6 +45,7 @@ class TorchDecoder:
         self.batch = min(BATCH, cells)
         self.outputs = self.batch
         self.sequences = sequences
+        self.tile, self.tile_depth = 1, cells
 
     def decode(
         self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool]
@@ -79,20 +80,22 @@ class TorchDecoder:
             self._cells[sequence] = cells[:length]
 
     def saved_size(self, sequence: int) -> int:
-        """Bytes that `save` would take."""
+        """Bytes that a copy of a whole sequence takes."""
         return len(self._cells.get(sequence, ())) * self._pool.cell_bytes
 
-    def save(self, sequence: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """A copy of a sequence's keys and values, layer by layer, on the CPU."""
+    def save(self, sequence: int, start: int, stop: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """A copy of a part of a sequence's keys and values, layer by layer, on the CPU."""
         with self._torch.inference_mode():
-            return self._pool.read(self._torch.tensor(self._cells[sequence]))
+            return self._pool.read(self._torch.tensor(self._cells[sequence][start:stop]))
 
-    def restore(self, sequence: int, state: list[tuple[torch.Tensor, torch.Tensor]]) -> bool:
-        """Put a copy into `sequence`, which is empty."""
-        cells = self._ledger.take(state[0][0].shape[2], pin=False)
-        with self._torch.inference_mode():
-            self._pool.write(self._torch.tensor(cells), state)
-        self._cells[sequence] = cells
+    def restore(self, sequence: int, pieces: Sequence[list[tuple[torch.Tensor, torch.Tensor]]]) -> bool:
+        """Put copies that follow each other into `sequence`, which is empty."""
+        self._cells[sequence] = []
+        for piece in pieces:
+            cells = self._ledger.take(piece[0][0].shape[2], pin=False)
+            with self._torch.inference_mode():
+                self._pool.write(self._torch.tensor(cells), piece)
+            self._cells[sequence] += cells
         return True
 
     def logits(self, row: int) -> NDArray[np.float32]:

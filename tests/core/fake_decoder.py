@@ -9,8 +9,9 @@ from hanpaca.core.errors import EngineFailure
 class FakeDecoder:
     """Keeps what each sequence holds, refuses all that llama.cpp would die of, and "computes" by hashing."""
 
-    def __init__(self, cells=64, batch=16, outputs=8, sequences=8):
-        self.cells, self.batch, self.outputs, self.sequences = cells, batch, outputs, sequences
+    def __init__(self, cells=64, batch=16, outputs=8, sequences=8, tile=1):
+        self.cells, self.batch, self.outputs, self.sequences, self.tile = cells, batch, outputs, sequences, tile
+        self.tile_depth = 2**30
         self.held: dict[int, list[tuple[int, int]]] = {i: [] for i in range(sequences)}
         """Sequence → (cell, token) of each position."""
         self.next_cell = 0
@@ -52,11 +53,13 @@ class FakeDecoder:
     def saved_size(self, sequence):
         return len(self.held[sequence])
 
-    def save(self, sequence):
-        return [token for _, token in self.held[sequence]]
+    def save(self, sequence, start, stop):
+        assert 0 <= start < stop <= len(self.held[sequence])
+        return [token for _, token in self.held[sequence][start:stop]]
 
-    def restore(self, sequence, state):
+    def restore(self, sequence, pieces):
         assert not self.held[sequence], "restored into a sequence that is not empty"
+        state = [token for piece in pieces for token in piece]
         self.held[sequence] = [(self.next_cell + i, token) for i, token in enumerate(state)]
         self.next_cell += len(state)
         assert self.used() <= self.cells, "more cells than there are"

@@ -22,9 +22,24 @@ events = st.lists(
 
 
 @settings(max_examples=400, deadline=None)
-@given(events, st.integers(1, 8), st.integers(1, 16), st.integers(0, 40), st.sampled_from([0, 40, 60, 90, 1000]))
-def test_any_mix_of_requests_ends_right_and_within_the_cells(events, running, chunk, idle, shelf):
-    decoder = FakeDecoder(cells=80)
+@given(
+    events,
+    st.integers(1, 8),
+    st.integers(1, 16),
+    st.integers(0, 40),
+    st.sampled_from([0, 40, 60, 90, 1000]),
+    st.sampled_from([1, 4, 8]),
+    st.sampled_from([1, 7, 1000]),
+)
+def test_any_mix_of_requests_ends_right_and_within_the_cells(events, running, chunk, idle, shelf, tile, quick):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hanpaca.core.engines.batching.QUICK", quick)
+        patch.setattr("hanpaca.core.engines.sequences.QUICK", quick)
+        check_any_mix(events, running, chunk, idle, shelf, tile)
+
+
+def check_any_mix(events, running, chunk, idle, shelf, tile):
+    decoder = FakeDecoder(cells=80, tile=tile)
     scheduler = Scheduler(decoder, running=running, chunk_beside=chunk, idle=idle, shelf=shelf)
     submitted: list[Recorder] = []
     for event in events:
@@ -144,6 +159,47 @@ def test_chunks_beside_a_running_one_shorten_as_the_prompt_grows(monkeypatch):
         depth += chunks[-1]
     *full, _ = chunks
     assert full == sorted(full, reverse=True) and (full[0], full[-1]) == (16, 5)
+
+
+@pytest.mark.parametrize("decoding, passes", [(1, 64), (4, 64), (24, 64), (48, 128), (70, 128)])
+def test_a_pass_with_prompts_fills_whole_tiles(decoding, passes):
+    decoder = FakeDecoder(cells=4096, batch=256, outputs=128, sequences=128, tile=64)
+    scheduler = Scheduler(decoder, running=128)
+    for i in range(decoding):
+        submit(scheduler, decoder, Recorder([10 + i, 2], 20))
+    scheduler.step()
+    submit(scheduler, decoder, Recorder([3] * 900, 4))
+    for _ in range(5):
+        scheduler.step()
+        assert len(decoder.passes[-1]) == passes
+
+
+@pytest.mark.parametrize("decoding", [1, 15, 16, 17, 60, 64, 100, 128])
+@pytest.mark.parametrize("depth", [0, 10_000, 10**6])
+def test_however_many_decode_a_prompt_goes_on(decoding, depth):
+    decoder = FakeDecoder(batch=256, tile=64)
+    for todo in (1, 2, 31, 45, 63, 5000):
+        assert 0 < Scheduler(decoder)._room_beside(decoding, depth, todo) <= 64 + 64
+
+
+def test_where_whole_tiles_take_long_a_pass_fills_half_of_one():
+    decoder = FakeDecoder(batch=256, tile=64)
+    decoder.tile_depth = 1000
+    room = Scheduler(decoder)._room_beside
+    assert [room(4, depth, 9999) for depth in (0, 999, 1000, 9999)] == [60, 60, 28, 28]
+    assert all(16 <= room(decoding, 1000, 9999) <= 48 for decoding in range(1, 128))
+
+
+def test_what_fills_no_tile_after_a_long_prompt_goes_in_halves():
+    """Its attention is computed token by token there, so that all at once would take longer than a full tile."""
+    decoder = FakeDecoder(cells=8192, batch=256, tile=64)
+    scheduler = Scheduler(decoder)
+    submit(scheduler, decoder, Recorder([1, 2], 200))
+    scheduler.step()
+    submit(scheduler, decoder, Recorder([3] * (63 * 40 + 51), 4))
+    while scheduler._sequences.running[-1].todo[1:] or len(decoder.passes) < 3:
+        scheduler.step()
+    assert [len(rows) - 1 for rows in decoder.passes[-3:]] == [63, 26, 25]
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one():

@@ -1,5 +1,6 @@
 """What the scheduler keeps of finished requests, and shares with others: over a fake decoder, without any model."""
 
+import pytest
 from fake_decoder import FakeDecoder, Recorder, check_accounts, run, submit
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,29 +84,91 @@ def test_idle_sequences_leave_the_cells_and_come_back_from_the_shelf():
     check_accounts(scheduler, decoder)
 
 
-def test_a_step_copies_one_sequence_at_most_and_then_prefills_nothing():
-    saves = []
+class Copying(FakeDecoder):
+    """Notes how many tokens each step copies; one takes a byte."""
 
-    class Counting(FakeDecoder):
-        def save(self, sequence):
-            saves.append(sequence)
-            return super().save(sequence)
+    copied = 0
 
-    decoder = Counting(cells=1024, batch=64)
+    def save(self, sequence, start, stop):
+        self.copied += stop - start
+        return super().save(sequence, start, stop)
+
+
+@pytest.mark.parametrize("quick", [1, 30, 100, 250])
+def test_a_step_copies_no_more_than_is_quick_and_goes_on(monkeypatch, quick):
+    for module in ("batching", "sequences"):
+        monkeypatch.setattr(f"hanpaca.core.engines.{module}.QUICK", quick)
+    decoder = Copying(cells=1024, batch=64)
     scheduler = Scheduler(decoder, idle=50, shelf=1000)
-    for start in (1, 2, 3):  # three idle sequences
-        submit(scheduler, decoder, Recorder([start] * 100, 2))
+    histories = [[start] * 100 for start in (1, 2, 3)]
+    for history in histories:  # idle sequences
+        submit(scheduler, decoder, Recorder(history, 2))
+    run(scheduler)
+    decoder.copied = 0
+    submit(scheduler, decoder, Recorder([9] * 5, 200))
+    submit(scheduler, decoder, Recorder([8] * 300, 100))
+    most = 0
+    while scheduler.busy:
+        before = decoder.copied
+        scheduler.step()
+        most = max(most, decoder.copied - before)
+        check_accounts(scheduler, decoder)
+    assert most == min(quick, 300) and decoder.copied >= 200
+    for history in histories[:2]:  # what came in pieces is whole
+        again = Recorder([*history, 7], 3)
+        submit(scheduler, decoder, again)
+        run(scheduler)
+        assert again.cached >= 99 and again.drawn == again.expected()
+
+
+def test_after_a_long_copy_a_step_prefills_nothing(monkeypatch):
+    """Where a request needs the cells at once, a sequence is not copied in pieces."""
+    for module in ("batching", "sequences"):
+        monkeypatch.setattr(f"hanpaca.core.engines.{module}.QUICK", 30)
+    decoder = Copying(cells=512, batch=64)
+    scheduler = Scheduler(decoder, idle=500, shelf=1000)
+    submit(scheduler, decoder, Recorder([1] * 300, 2))
     run(scheduler)
     submit(scheduler, decoder, Recorder([9] * 5, 40))
     scheduler.step()
-    submit(scheduler, decoder, Recorder([8] * 300, 2))
-    while scheduler.busy:
-        before = len(saves)
+    submit(scheduler, decoder, Recorder([8] * 250, 2))
+    scheduler.step()
+    assert decoder.copied == 301 and len(decoder.passes[-1]) == 1, "the decoding sequence's token alone"
+
+
+def test_a_half_copied_sequence_can_be_taken_over(monkeypatch):
+    monkeypatch.setattr("hanpaca.core.engines.sequences.QUICK", 30)
+    decoder = Copying(cells=1024, batch=64)
+    scheduler = Scheduler(decoder, idle=10, shelf=1000)
+    history = [i % 7 for i in range(100)]
+    submit(scheduler, decoder, Recorder(history, 2))
+    while not decoder.copied:
         scheduler.step()
-        assert len(saves) - before <= 1
-        if len(saves) > before:
-            assert len(decoder.passes[-1]) == 1, "the decoding sequence's token alone"
-    assert len(saves) >= 3
+    again = Recorder([*history, 3, 3], 3)
+    submit(scheduler, decoder, again)
+    scheduler.step()
+    assert 0 < decoder.copied < 100 and again.cached >= 100
+    run(scheduler)
+    assert again.drawn == again.expected()
+    more = Recorder([*again.tokens, *again.drawn, 5], 3)
+    submit(scheduler, decoder, more)
+    run(scheduler)
+    assert more.cached >= 104 and more.drawn == more.expected()
+
+
+def test_while_nothing_runs_idle_sequences_leave_the_cells():
+    """So that the next one's cells begin at the first, and a pass looks no further than it must."""
+    decoder = FakeDecoder(cells=1024, batch=64)
+    scheduler = Scheduler(decoder, idle=50, shelf=150)
+    for tokens in ([1] * 200, [2] * 100, [3] * 40):
+        submit(scheduler, decoder, Recorder(tokens, 2))
+        run(scheduler)
+    assert decoder.used() == 201 and not scheduler.busy, "the first is too long for the shelf, and stays"
+    for tokens, cached in (([1] * 250, 200), ([3] * 60, 40)):
+        again = Recorder(tokens, 2)
+        submit(scheduler, decoder, again)
+        run(scheduler)
+        assert again.cached >= cached and again.drawn == again.expected()
 
 
 def test_what_a_shelved_sequence_holds_already_is_not_copied_again():

@@ -158,11 +158,11 @@ def test_a_sequence_put_away_and_back_goes_on_as_before(loaded: Loaded, text: li
     decoder = TorchDecoder(loaded.shell(plan(loaded.rope, NATIVE)), cells=128, sequences=2, masked=masked)
     feed(decoder, text[:40], sequence=0)
     feed(decoder, text[50:60], sequence=1)
-    state = decoder.save(0)
-    assert decoder.saved_size(0) == sum(tensor.nbytes for layer in state for tensor in layer)
+    pieces = [decoder.save(0, 0, 25), decoder.save(0, 25, 40)]
+    assert decoder.saved_size(0) == sum(tensor.nbytes for piece in pieces for layer in piece for tensor in layer)
     decoder.trim(0, 0)
     feed(decoder, text[60:80], sequence=1, start=10)  # takes some of the cells that were freed
-    assert decoder.restore(0, state)
+    assert decoder.restore(0, pieces)
     found = feed(decoder, text[40:45], sequence=0, start=40)
     assert distance(found, whole(loaded, NATIVE, text[:45])[40:]) <= 1e-5
 
