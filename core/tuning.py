@@ -29,6 +29,8 @@ LOSS_FREE = "Q8_0"
 
 Not F16, which some processors compute faster for many at once: a seed gave another text once its prompt was cached.
 """
+FULL = frozenset({"F32", "F16", "BF16", "Q8_0"})
+"""Types that an importance matrix does nothing for."""
 LOSS = 0.02
 """Most that a chosen type may lose by default: perplexity 2 % above the original's."""
 
@@ -93,8 +95,10 @@ def tune(
 ) -> tuple[list[Trial], Trial]:
     """Make and measure each type, keep the fastest whose perplexity is within `loss` (a share) of the original's.
 
-    Returns all trials, the original first, and the one chosen. Files of the others are deleted. Takes a minute for a
-    small model; needs disk for the largest type. Raises `BadInput` for sources that are not GGUF files.
+    Types of few bits are made with an importance matrix of the model, where it is of the LLaMA kind: SmolLM2's Q4_0
+    loses a third then of what it loses without. Returns all trials, the original first, and the one chosen. Files of
+    the others are deleted. Takes a minute for a small model; needs disk for the largest type. Raises `BadInput` for
+    sources that are not GGUF files.
     """
     from .weights.quantize import type_name
 
@@ -106,9 +110,10 @@ def tune(
     types = [type_name(name) for name in types]
     trials = [trial(source, source.path, "as it is", tell)]
     try:
+        imatrix = None if FULL.issuperset(types) else _importance(source.path, tell)
         for name in types:
             tell(f"making {name}")
-            trials.append(trial(source, make(source.path, name), name, tell))
+            trials.append(trial(source, make(source.path, name, imatrix), name, tell))
         chosen = choose(trials, loss)
         file = None if chosen is trials[0] else _file(source.path, chosen.type)
         remember(source.path, chosen.type, file, {"trials": [dataclasses.asdict(t) for t in trials]})
@@ -159,15 +164,27 @@ def forget(source: ModelSource) -> bool:
     return True
 
 
-def make(original: Path, type: str) -> Path:
+def make(original: Path, type: str, imatrix: Path | None = None) -> Path:
     """The original in another type, in the cache; made if it is not there."""
     from .weights.quantize import quantize
 
     path = _file(original, type)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        quantize(original, path, type)
+        quantize(original, path, type, imatrix=None if type in FULL else imatrix)
     return path
+
+
+def _importance(original: Path, tell: Callable[[str], None]) -> Path | None:
+    """The original's importance matrix, in the cache, or None where it has none."""
+    from .evaluation.importance import write_importance
+
+    tell("measuring its importance matrix")
+    try:
+        return write_importance(original, _folder(original) / "imatrix.gguf")
+    except BadInput as error:
+        tell(f"without an importance matrix: {error}")
+        return None
 
 
 def remember(original: Path, type: str, file: Path | None, why: dict[str, Any]) -> None:

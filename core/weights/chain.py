@@ -23,7 +23,8 @@ def check_type(checkpoint: Path, type: str) -> str:
     if name.lower() not in TYPES and needs_imatrix(Shape.of(Checkpoint.open(checkpoint).config), name):
         raise BadInput(
             f"{name} needs an importance matrix.",
-            "Make the F16 file first, then: hanpaca quantize F16.gguf OUT.gguf TYPE --imatrix FILE.",
+            "Make the F16 file first, then: hanpaca imatrix F16.gguf IMATRIX.gguf, and "
+            "hanpaca quantize F16.gguf OUT.gguf TYPE --imatrix IMATRIX.gguf.",
         )
     return name
 

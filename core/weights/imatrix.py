@@ -1,11 +1,14 @@
-"""Importance matrices: how much each column of a tensor matters, measured on a text by llama.cpp's `llama-imatrix`.
+"""Importance matrices: how much each column of a tensor matters, measured on a text by `core.evaluation.importance` or
+by llama.cpp's `llama-imatrix`.
 
-Knows its two file formats, GGUF and the older `.dat`. Knows nothing of quantization.
+Knows the two file formats, GGUF and the older `.dat`, which is only read. Knows nothing of quantization.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,35 @@ from ..errors import BadModelFile
 from ..gguf_header import MAGIC, GGUFInfo, read
 
 _SUM, _COUNT = ".in_sum2", ".counts"
-_HINT = "Make one with llama.cpp's llama-imatrix."
+HINT = "Make one of this model: hanpaca imatrix MODEL.gguf IMATRIX.gguf."
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Of one tensor."""
+
+    squares: NDArray[np.float32]
+    """Sums of the squares of each column's inputs, (columns,)."""
+    count: int
+    """Inputs that were summed."""
+
+
+def write_imatrix(path: Path, tensors: Mapping[str, Importance], *, dataset: str, chunk: int) -> None:
+    """Write llama.cpp's GGUF format: tensor name → importance; `chunk` is the length of a piece of text, in tokens."""
+    import gguf
+
+    writer = gguf.GGUFWriter(path, "imatrix")
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", [dataset])
+    writer.add_uint32("imatrix.chunk_count", -(-max(found.count for found in tensors.values()) // chunk))
+    writer.add_uint32("imatrix.chunk_size", chunk)
+    for name, found in tensors.items():
+        writer.add_tensor(name + _SUM, found.squares.reshape(1, -1))
+        writer.add_tensor(name + _COUNT, np.array([[found.count]], np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def read_imatrix(path: Path) -> dict[str, NDArray[np.float32]]:
@@ -27,11 +58,9 @@ def read_imatrix(path: Path) -> dict[str, NDArray[np.float32]]:
     except (OSError, struct.error, ValueError, UnicodeDecodeError) as error:
         if isinstance(error, BadModelFile):
             raise
-        raise BadModelFile(
-            f"{path} is no importance matrix: {error}.", "Make one with llama.cpp's llama-imatrix."
-        ) from None
+        raise BadModelFile(f"{path} is no importance matrix: {error}.", HINT) from None
     if not found:
-        raise BadModelFile(f"{path} holds no importance matrix.", "Make one with llama.cpp's llama-imatrix.")
+        raise BadModelFile(f"{path} holds no importance matrix.", HINT)
     return found
 
 

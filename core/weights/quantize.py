@@ -23,6 +23,7 @@ from ..rope import Rope
 from .convert import hollow_out, write_hollow
 from .files import Progress, need_space, new_file, only_replaces
 from .gguf_file import Entry, entry_type, tensor_bytes, write_head
+from .imatrix import HINT
 from .llama import Shape, gguf_name
 
 TYPES: dict[str, int] = {
@@ -64,7 +65,8 @@ def quantize(
 ) -> Path:
     """Write `src` to `dst` in another type. Quantized files can be quantized again, with a loss.
 
-    `imatrix` is an importance matrix, which the smallest types need. Runs in a child process that an exception in
+    `imatrix` is an importance matrix (`core.evaluation.importance` makes one), which the smallest types need and with
+    which all of four bits and fewer lose less. Runs in a child process that an exception in
     `on_progress` or Ctrl+C ends; `dst` appears only when complete. Raises `BadInput` for an unknown type, a missing
     importance matrix or too little disk, `BadModelFile` for a broken source, `EngineFailure` with llama.cpp's reason.
     """
@@ -82,7 +84,7 @@ def quantize(
             if _WANTS_IMATRIX in log and imatrix is None:
                 raise BadInput(
                     f"{name} needs an importance matrix.",
-                    "Give one that llama.cpp's llama-imatrix made of this model, or take a larger type.",
+                    f"{HINT} Then give it with --imatrix. Or take a larger type.",
                 )
             need_space(dst.parent, _size(info, log) + (1 << 20))
             _until_done(messages, 1, _Progress(info, on_progress))

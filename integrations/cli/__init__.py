@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "rm": ("pull", "remove", "delete a downloaded model"),
     "convert": ("weights", "convert", "write a checkpoint or a LoRA adapter as a GGUF file"),
     "quantize": ("weights", "quantize", "write a GGUF file in a smaller type"),
+    "imatrix": ("measure", "imatrix", "measure a model's importance matrix, for quantizing it better"),
     "merge": ("weights", "merge", "merge LoRA adapters into a checkpoint"),
     "extract-lora": ("weights", "extract", "write what a tuning changed as a LoRA adapter"),
     "vocab": ("vocab", "run", "extend a model's vocabulary: train, merge, extend, grow, report"),

@@ -1,12 +1,14 @@
-"""`hanpaca bench` and `hanpaca tune`: how fast a model is here, and which weight type makes it fastest."""
+"""`hanpaca bench`, `tune` and `imatrix`: how fast a model is here, which weight type makes it fastest, and what matters
+in its weights."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
-from ...core.errors import BadInput
+from ...core.errors import BadInput, ModelNotFound
 from .arguments import Parser, add_json
-from .output import as_json, note, say, size, table
+from .output import as_json, note, progress, say, size, table
 
 
 def bench(argv: list[str]) -> int:
@@ -81,6 +83,64 @@ def tune(argv: list[str]) -> int:
     say()
     say(f"Chosen: {chosen.type}; perplexity {cost:+.1%}. It is used from now on; `hanpaca tune {found.model} --undo`.")
     return 0
+
+
+def imatrix(argv: list[str]) -> int:
+    """A model's importance matrix, for `quantize --imatrix`."""
+    from ...core.catalog import resolve
+    from ...core.evaluation import importance
+
+    parser = Parser(
+        "imatrix",
+        "Measure how much each column of a model's matrices matters, so that quantizing it loses less: "
+        "hanpaca quantize FILE OUT.gguf Q4_0 --imatrix IMATRIX.gguf",
+    )
+    parser.add_argument("model", metavar="FILE", help="a .gguf file, best the one that will be quantized, or a name")
+    parser.add_argument("out", type=Path, metavar="IMATRIX.gguf")
+    parser.add_argument(
+        "--text",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="text like what the model is for (default: the manual, in English and Chinese)",
+    )
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        default=importance.TOKENS,
+        metavar="N",
+        help="tokens to read of all texts together (default: %(default)s)",
+    )
+    parser.add_argument("--threads", type=int, metavar="N")
+    add_json(parser)
+    found = parser.parse(argv)
+    source = resolve(found.model)
+    if source.engine != "llama_cpp" or source.path is None:
+        raise BadInput(f"{source.name} is not a GGUF file.", "Convert it first: hanpaca convert.")
+    texts = [_text(path) for path in found.text]
+    with progress("Measuring") as show:
+        out = importance.write_importance(
+            source.path,
+            found.out,
+            texts,
+            tokens=found.tokens,
+            threads=found.threads,
+            on_progress=lambda done, total: show(done, total, ""),
+        )
+    if found.json:
+        as_json({"path": str(out), "size": out.stat().st_size})
+    else:
+        say(f"{out}: {size(out.stat().st_size)}")
+    return 0
+
+
+def _text(path: Path) -> str:
+    from ...core.encodings import decode
+
+    if not path.is_file():
+        raise ModelNotFound(f"There is no file {path}.", "Check the path.")
+    return decode(path.read_bytes()).text
 
 
 def _share(text: str) -> float:

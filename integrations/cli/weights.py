@@ -61,7 +61,12 @@ def quantize(argv: list[str]) -> int:
     parser.add_argument("out", type=Path, nargs="?", metavar="OUT.gguf")
     parser.add_argument("type", nargs="?", metavar="TYPE", help="llama.cpp's name or the published one: Q4_K_M or q4_k")
     parser.add_argument("--plan", action="store_true", help="only show the size of every type, or of the types named")
-    parser.add_argument("--imatrix", type=Path, metavar="FILE", help="an importance matrix, for the smallest types")
+    parser.add_argument(
+        "--imatrix",
+        type=Path,
+        metavar="FILE",
+        help="the model's importance matrix (`hanpaca imatrix`): less is lost, and the smallest types need it",
+    )
     parser.add_argument("--threads", type=int, metavar="N")
     add_json(parser)
     found = parser.parse(argv)
