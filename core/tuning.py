@@ -182,7 +182,7 @@ def _importance(original: Path, tell: Callable[[str], None]) -> Path | None:
     tell("measuring its importance matrix")
     try:
         return write_importance(original, _folder(original) / "imatrix.gguf")
-    except BadInput as error:
+    except HanpacaError as error:
         tell(f"without an importance matrix: {error}")
         return None
 

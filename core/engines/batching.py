@@ -30,8 +30,8 @@ from .jobs import Decoder, Job, Slot
 from .sequences import QUICK, Sequences
 
 DEEP = 8192
-"""Tokens before a chunk that make it half as long beside decoding sequences: it looks at each of them, and the time of
-a step should not grow with the prompt."""
+"""Tokens before a chunk that make it half as long beside decoding sequences, where attention has no tiles: it looks at
+each of them, and the time of a step should not grow with the prompt."""
 DEEP_TAIL = 2048
 """Tokens before the rest of a prompt from which on it goes in two halves, where it fills no tile."""
 
@@ -43,7 +43,8 @@ class Scheduler:
         self, decoder: Decoder, *, running: int = 64, chunk_beside: int = 64, idle: int = 512, shelf: int = 0
     ) -> None:
         """`shelf`: bytes of host memory for cached sequences; with any, at most `idle` of their cells stay in the
-        context."""
+        context. `chunk_beside`:
+        tokens of prompts beside decoding sequences, where attention has no tiles."""
         self._decoder = decoder
         self._most_running = min(running, decoder.sequences, decoder.outputs)
         self._chunk_beside = min(chunk_beside, decoder.batch)
@@ -79,9 +80,14 @@ class Scheduler:
         return len(self._sequences.running)
 
     @property
+    def working(self) -> bool:
+        """Whether there are jobs that have not ended."""
+        return bool(self._inbox or self._waiting or self._sequences.running)
+
+    @property
     def busy(self) -> bool:
-        """Whether `step` has anything to do."""
-        return bool(self._inbox or self._waiting or self._sequences.running or self._sequences.untidy)
+        """Whether `step` has anything to do: jobs, or idle cells to be cleared."""
+        return self.working or self._sequences.untidy
 
     # -- worker's side -------------------------------------------------------------------------------------------
 

@@ -164,6 +164,11 @@ class NativeWeights:
                 return buffer.value.decode("utf-8", "replace")
             size = length + 1
 
+    def head_size(self) -> int:
+        """Dimensions of an attention head."""
+        named = self.meta(f"{self.meta('general.architecture')}.attention.key_length")
+        return int(named or self.L.llama_model_n_embd(self.handle) // max(self.L.llama_model_n_head(self.handle), 1))
+
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         data = text.encode("utf-8", "replace")
         room = len(data) + 16
@@ -256,8 +261,7 @@ class NativeContext:
         self.outputs = int(params.n_outputs_max)
         self.sequences = sequences
         self.tile = TILE if flash_attention and kv_type in ("f16", "f32") else 1
-        wide = L.llama_model_n_embd(weights.handle) >= 128 * L.llama_model_n_head(weights.handle)
-        self.tile_depth = self.cells if wide else NARROW_DEPTH
+        self.tile_depth = self.cells if weights.head_size() >= 128 else NARROW_DEPTH
         self._make_batch()
 
     def _set_loras(self, loras: Sequence[tuple[Any, float]]) -> None:
@@ -313,11 +317,13 @@ class NativeContext:
 
     def save(self, sequence: int, start: int, stop: int) -> NDArray[np.uint8]:
         spare = self.sequences
-        self.L.llama_memory_seq_cp(self.memory, sequence, spare, start, stop)
-        state = np.empty(self.saved_size(spare), np.uint8)
-        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-        written = self.L.llama_state_seq_get_data(self.handle, pointer, state.size, spare)
-        self.trim(spare, 0)
+        try:
+            self.L.llama_memory_seq_cp(self.memory, sequence, spare, start, stop)
+            state = np.empty(self.saved_size(spare), np.uint8)
+            pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+            written = self.L.llama_state_seq_get_data(self.handle, pointer, state.size, spare)
+        finally:
+            self.trim(spare, 0)
         return state[:written]
 
     def restore(self, sequence: int, pieces: Sequence[NDArray[np.uint8]]) -> bool:

@@ -27,7 +27,7 @@ class Watch:
         self._kinds = frozenset(kinds)
         self._hear = hear
         self._ggml = _functions()
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.callback = library().ggml_backend_sched_eval_callback(self._called)
 
     def _called(self, tensor: int, ask: bool, _: Any) -> bool:
@@ -37,8 +37,8 @@ class Watch:
             wanted = name.partition("-")[0] in self._kinds
             if wanted and not ask:
                 self._hear(name, self._values(tensor))
-        except Exception as error:  # it cannot pass through native code
-            self.error = error
+        except BaseException as error:  # it cannot pass through native code
+            self.error = self.error or error
             return False
         return wanted or not ask
 

@@ -40,6 +40,7 @@ class Sequences:
         self._free_ids = list(range(decoder.sequences - 1, -1, -1))
         self._idle = idle
         self._each = 0.0
+        """Bytes of a token's keys and values, measured once."""
 
     # -- starting and ending -------------------------------------------------------------------------------------
 
@@ -138,21 +139,23 @@ class Sequences:
 
     def tidy(self) -> None:
         """Shelve what is untidy, as much in a step as is quick: a long sequence goes piece by piece."""
+        if not self._each and (slot := next((s for s in (*self.cached, *self.running) if s.tokens), None)):
+            self._each = self._decoder.saved_size(slot.id) / len(slot.tokens)
         while self.moved <= QUICK // 2 and self.untidy:
             slot = self._leaving()
             assert slot is not None
             self._put_away(slot, QUICK - self.moved)
 
     def _leaving(self) -> Slot | None:
-        """The least recently used cached sequence that the shelf has room for; a longer one keeps its cells."""
-        fits = [slot for slot in self.cached if len(slot.tokens) * self._token_bytes(slot) <= self.shelf.budget]
-        return min(fits, key=lambda slot: slot.used, default=None)
-
-    def _token_bytes(self, slot: Slot) -> float:
-        """Bytes of a token's keys and values, measured once."""
-        if not self._each:
-            self._each = self._decoder.saved_size(slot.id) / len(slot.tokens)
-        return self._each
+        """Of the cached sequences that the shelf has room for, the one that is half copied, or the least recently used;
+        longer ones keep their cells. While nothing runs, so do those that are not worth a copy."""
+        least = 0 if self.running else WORTH_WAITING
+        fits = [
+            slot
+            for slot in self.cached
+            if least < len(slot.tokens) and self._each * len(slot.tokens) <= self.shelf.budget
+        ]
+        return min(fits, key=lambda slot: (not slot.saved, slot.used), default=None)
 
     def _make_room(self, need: int) -> None:
         while self.cells.used + self.promised + need > self.cells.capacity:
@@ -202,6 +205,7 @@ class Sequences:
         self.moved += entry.size
         if not self._decoder.restore(slot.id, entry.state):
             self._free_ids.append(slot.id)
+            self.shelf.drop(entry)
             return self.prefix(job)
         slot.tokens, slot.cells = list(entry.tokens), self.cells.take(size, pin=False)
         slot.used = time.monotonic()

@@ -166,7 +166,7 @@ class Shared(Generic[K, D]):
     def _close(self, key: K) -> None:
         """Close a context, if it is open and idle."""
         with self._lock:
-            if key not in self._contexts or self._contexts[key][1].busy:
+            if key not in self._contexts or self._contexts[key][1].working:
                 return
             context, scheduler = self._contexts.pop(key)
         self._worker.remove(scheduler)

@@ -43,9 +43,9 @@ class Shelf:
             return
         for entry in list(self._entries):
             if common_prefix(entry.tokens, tokens, len(entry.tokens)) == len(entry.tokens):
-                self._drop(entry)
+                self.drop(entry)
         while self.used + size > self.budget:
-            self._drop(self._entries[0])
+            self.drop(self._entries[0])
         self._entries.append(Shelved(list(tokens), state, size))
         self.used += size
 
@@ -63,6 +63,7 @@ class Shelf:
         self._entries.remove(entry)
         self._entries.append(entry)
 
-    def _drop(self, entry: Shelved) -> None:
+    def drop(self, entry: Shelved) -> None:
+        """Keep a sequence no longer."""
         self._entries.remove(entry)
         self.used -= entry.size

@@ -8,15 +8,19 @@ its errors by it. Which text hardly matters (tests/benchmarks/LOG.md), and a few
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..engines.llama_native import NativeContext, NativeWeights
 from ..engines.llama_watch import Watch
-from ..errors import BadInput, EngineFailure
+from ..errors import BadInput
 from ..gguf_header import MAGIC, GGUFInfo, read
 from ..weights.files import new_file, only_replaces
 from ..weights.imatrix import Importance, write_imatrix
@@ -25,6 +29,7 @@ TOKENS = 4096
 """More tokens of the same texts give the same quality, within what one text differs from another."""
 CHUNK = 512
 """Tokens that are read in one go, each go from the beginning, as in llama-imatrix."""
+LEAST = 32
 _PASS = 128
 
 READERS = {
@@ -55,8 +60,10 @@ def write_importance(
     Takes as long as a prompt of that length. `out` appears only when complete. Raises `BadInput` for too little text
     and for a model with other matrices.
     """
-    if tokens < 1:
-        raise BadInput(f"An importance matrix needs at least one token, not {tokens}.", f"{TOKENS} are enough.")
+    if tokens < LEAST:
+        raise BadInput(f"An importance matrix needs at least {LEAST} tokens, not {tokens}.", f"{TOKENS} are enough.")
+    if threads is not None and threads < 1:
+        raise BadInput(f"threads must be at least 1, not {threads}.")
     info = read(model)
     readers = _readers(info)
     _only_replaces_its_kind(out)
@@ -92,13 +99,22 @@ def _readers(info: GGUFInfo) -> dict[str, list[str]]:
     if "output.weight" not in matrices:
         readers["result_norm"] = ["token_embd.weight"]
     covered = {name for names in readers.values() for name in names}
-    missing = sorted((matrices | {"token_embd.weight"}) ^ (covered | {"token_embd.weight"}))
-    if missing:
-        raise BadInput(
-            f"The matrices of {info.path} are not those of a LLaMA, such as {missing[0]}.",
-            "Make its importance matrix with llama.cpp's llama-imatrix.",
-        )
+    other = (matrices | {"token_embd.weight"}) ^ (covered | {"token_embd.weight"})
+    other |= {
+        tensor.name for tensor in info.tensors if "sub_norm" in tensor.name
+    }  # between what is watched and a matrix
+    if not matrices:
+        raise BadInput(f"{info.path} holds no model.", "Give the GGUF file of a model.")
+    if other:
+        raise _other_kind(info.path, min(other))
     return readers
+
+
+def _other_kind(path: Path, name: str) -> BadInput:
+    return BadInput(
+        f"{path} is not computed as a LLaMA is: see {name}.",
+        "Make its importance matrix with llama.cpp's llama-imatrix.",
+    )
 
 
 def _layers(info: GGUFInfo) -> int:
@@ -113,40 +129,15 @@ def _measure(
     threads: int | None,
     on_progress: Progress | None,
 ) -> dict[str, Importance]:
-    sums: dict[str, NDArray[np.float64]] = {}
-    done = rows = 0
-
-    def hear(name: str, values: NDArray[np.float32]) -> None:
-        squares = np.square(values.reshape(rows, -1), dtype=np.float64).sum(axis=0)
-        sums[name] = sums.get(name, 0.0) + squares
-
-    watch = Watch(READERS, hear)
-    weights = NativeWeights(model)
-    try:
-        chunks = list(_chunks(weights, texts, tokens))
-        total = sum(map(len, chunks))
-        context = NativeContext(
-            weights, cells=CHUNK, rope={}, sequences=1, batch=_PASS, threads=threads, watch=watch.callback
-        )
+    """In a thread of its own: Ctrl+C would be raised in what llama.cpp calls, and be lost there."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(_sums, model, readers, texts, tokens, threads, on_progress, stop)
         try:
-            for chunk in chunks:
-                context.trim(0, 0)
-                for start in range(0, len(chunk), _PASS):
-                    part = chunk[start : start + _PASS]
-                    rows = len(part)
-                    # an output for every token: the last layer leaves out those without
-                    context.decode(part, range(start, start + rows), [0] * rows, [True] * rows)
-                    if watch.error is not None:
-                        raise watch.error
-                    done += rows
-                    if on_progress:
-                        on_progress(done, total)
-        finally:
-            context.close()
-    finally:
-        weights.free()
-    if unseen := sorted(readers.keys() - sums.keys()):
-        raise EngineFailure(f"llama.cpp computed no {unseen[0]}.", "Is this version of llama.cpp a supported one?")
+            sums, total = future.result()
+        except BaseException:
+            stop.set()
+            raise
     return {
         matrix: Importance(sums[watched].astype(np.float32), total)
         for watched, matrices in readers.items()
@@ -154,19 +145,80 @@ def _measure(
     }
 
 
+def _sums(
+    model: Path,
+    readers: dict[str, list[str]],
+    texts: Sequence[str],
+    tokens: int,
+    threads: int | None,
+    on_progress: Progress | None,
+    stop: threading.Event,
+) -> tuple[dict[str, NDArray[np.float64]], int]:
+    """Watched tensor → sums of the squares of its columns; and over how many tokens."""
+    sums: dict[str, NDArray[np.float64]] = {}
+    heard: set[str] = set()
+    rows = done = 0
+
+    def hear(name: str, values: NDArray[np.float32]) -> None:
+        squares = np.square(values.reshape(rows, -1), dtype=np.float64).sum(axis=0)
+        sums[name] = sums.get(name, 0.0) + squares
+        heard.add(name)
+
+    watch = Watch(READERS, hear)
+    with _opened(model) as weights:
+        chunks = list(_chunks(weights, texts, tokens))
+        total = sum(map(len, chunks))
+        shape: dict[str, Any] = {"cells": CHUNK, "rope": {}, "sequences": 1, "batch": _PASS, "threads": threads}
+        with closing(NativeContext(weights, watch=watch.callback, **shape)) as context:
+            for part, start in _passes(chunks):
+                if start == 0:
+                    context.trim(0, 0)
+                rows = len(part)
+                heard.clear()
+                # an output for every token: the last layer leaves out those without
+                context.decode(part, range(start, start + rows), [0] * rows, [True] * rows)
+                if watch.error is not None:
+                    raise watch.error
+                if missing := sorted(readers.keys() - heard):
+                    raise _other_kind(model, missing[0])
+                done += rows
+                if on_progress:
+                    on_progress(done, total)
+                if stop.is_set():
+                    break
+    return sums, total
+
+
+@contextmanager
+def _opened(model: Path) -> Iterator[NativeWeights]:
+    weights = NativeWeights(model)
+    try:
+        yield weights
+    finally:
+        weights.free()
+
+
+def _passes(chunks: Sequence[Sequence[int]]) -> Iterator[tuple[Sequence[int], int]]:
+    for chunk in chunks:
+        for start in range(0, len(chunk), _PASS):
+            yield chunk[start : start + _PASS], start
+
+
 def _chunks(weights: NativeWeights, texts: Sequence[str], tokens: int) -> Iterator[list[int]]:
-    """Pieces of at most `CHUNK` tokens, spread evenly over each text. Raises `BadInput` for empty texts."""
+    """Pieces of at most `CHUNK` tokens, spread evenly over each text. Raises `BadInput` for too little text."""
     begin = [weights.vocabulary.bos] if weights.vocabulary.add_bos and weights.vocabulary.bos is not None else []
     step = CHUNK - len(begin)
     share = -(-tokens // len(texts))
-    found = False
+    found = 0
     for text in texts:
         ids = weights.tokenize(text, special=False)
         count = min(-(-share // step), -(-len(ids) // step))
         for index in range(count):
             start = index * max(len(ids) - step, 0) // max(count - 1, 1)
-            length = min(step, share - index * step)
-            found = True
+            length = min(step, share - index * step, len(ids))
+            found += length
             yield [*begin, *ids[start : start + length]]
-    if not found:
-        raise BadInput("There is no text to measure on.", "Give files with some pages of text.")
+    if found < LEAST:
+        raise BadInput(
+            f"An importance matrix of {found} tokens is worse than none.", f"Read at least {LEAST}, best {TOKENS}."
+        )

@@ -23,7 +23,7 @@ from ..rope import Rope
 from .convert import hollow_out, write_hollow
 from .files import Progress, need_space, new_file, only_replaces
 from .gguf_file import Entry, entry_type, tensor_bytes, write_head
-from .imatrix import HINT
+from .imatrix import HINT, read_imatrix
 from .llama import Shape, gguf_name
 
 TYPES: dict[str, int] = {
@@ -76,6 +76,8 @@ def quantize(
         raise BadInput("The output is the input.", "Name another file.")
     ftype = TYPES[name]
     only_replaces(dst, b"GGUF", "GGUF file")
+    if imatrix is not None and imatrix.is_file():
+        read_imatrix(imatrix)  # to say now what is wrong with it
     with new_file(dst) as partial:
         trial = "weighted" if imatrix else "plain"
         jobs = [{"ftype": ftype, "dst": str(partial), "dry": dry} for dry in (trial, None)]
@@ -236,9 +238,9 @@ def _until_done(messages: Iterator[dict[str, Any]], job: int, progress: _Progres
             break
         else:
             reason = _REASON.search("".join(log))
-            raise EngineFailure(
-                f"llama.cpp cannot quantize this: {reason[1].strip() if reason else 'no reason given'}."
-            )
+            why = reason[1].strip() if reason else "no reason given"
+            hint = "Is it this model's importance matrix?" if "imatrix" in why else ""
+            raise EngineFailure(f"llama.cpp cannot quantize this: {why}.", hint)
     if progress:
         progress.finish()
     return "".join(log)

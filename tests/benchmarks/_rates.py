@@ -36,7 +36,7 @@ def quiet() -> None:
     """Wait, ten seconds at most, until no core is busy. A server's workers may wait for work by spinning (vLLM's do so
     for two seconds after their last token), and would take a core from whoever is measured next."""
     end = time.monotonic() + 10
-    while psutil.cpu_percent(0.3) > 10 and time.monotonic() < end:
+    while max(psutil.cpu_percent(0.3, percpu=True)) > 10 and time.monotonic() < end:
         pass
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 from pathlib import Path
 
 import gguf_files
@@ -13,7 +15,8 @@ from llama_engines import open_engine
 from hanpaca.core import tuning
 from hanpaca.core.catalog import resolve
 from hanpaca.core.engines.llama_native import NativeWeights
-from hanpaca.core.errors import BadInput
+from hanpaca.core.engines.llama_watch import Watch
+from hanpaca.core.errors import BadInput, BadModelFile
 from hanpaca.core.evaluation import importance
 from hanpaca.core.evaluation.importance import write_importance
 from hanpaca.core.weights.imatrix import read_imatrix
@@ -96,7 +99,7 @@ def test_texts_count_alike_and_are_read_throughout(model: Path) -> None:
     weights.free()
 
 
-@pytest.mark.parametrize("texts, tokens", [([""], 100), ([TEXT], 0), (["", ""], 100)])
+@pytest.mark.parametrize("texts, tokens", [([""], 100), ([TEXT], 0), (["", ""], 100), (["a"], 100)])
 def test_nothing_to_measure_on_is_said(model: Path, tmp_path: Path, texts: list[str], tokens: int) -> None:
     with pytest.raises(BadInput, match=r"token|text"):
         write_importance(model, tmp_path / "i.gguf", texts, tokens=tokens)
@@ -122,6 +125,43 @@ def test_an_error_in_what_listens_ends_the_pass_and_is_raised(
     monkeypatch.setattr("hanpaca.core.engines.llama_watch.Watch._values", broken)
     with pytest.raises(ZeroDivisionError, match="in the callback"):
         write_importance(model, tmp_path / "i.gguf", [TEXT])
+
+
+def test_ctrl_c_ends_it_and_leaves_no_file(smollm2: Path, tmp_path: Path) -> None:
+    """It comes while llama.cpp computes, which calls Python now and then: what is raised there is lost."""
+    me, passes = threading.get_ident(), []
+
+    def interrupt(done: int, total: int) -> None:
+        passes.append(done)
+        if len(passes) == 2:
+            threading.Timer(0.05, signal.pthread_kill, (me, signal.SIGINT)).start()
+
+    with pytest.raises(KeyboardInterrupt):
+        write_importance(smollm2, tmp_path / "i.gguf", tokens=20_000, on_progress=interrupt)
+    assert 2 <= len(passes) < 60
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pass_that_skipped_something_is_noticed(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As where llama.cpp computes a model of LLaMA's matrices in another way."""
+    heard = Watch._values
+
+    def skipping(watch: Watch, tensor: int) -> object:
+        values = heard(watch, tensor)
+        watch._kinds -= {"ffn_swiglu"}
+        return values
+
+    monkeypatch.setattr(Watch, "_values", skipping)
+    with pytest.raises(BadInput, match="not computed as a LLaMA is: see ffn_swiglu-0"):
+        write_importance(model, tmp_path / "i.gguf", [TEXT])
+
+
+def test_an_importance_matrix_is_no_model(model: Path, tmp_path: Path) -> None:
+    imatrix = write_importance(model, tmp_path / "i.gguf", [TEXT], tokens=50)
+    with pytest.raises(BadInput, match="holds no model"):
+        write_importance(imatrix, tmp_path / "j.gguf", [TEXT])
+    with pytest.raises(BadModelFile, match="importance matrix"):
+        quantize(model, tmp_path / "q.gguf", "Q4_0", imatrix=model)
 
 
 def test_a_model_of_another_kind_is_refused(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,7 +217,7 @@ def test_a_listener_may_raise_anything(tiny):
 def test_memory_that_is_short_for_the_shelf_costs_only_the_shelf(tiny_file, monkeypatch):
     engine = open_engine(tiny_file)
 
-    def no_memory(self, sequence):
+    def no_memory(self, sequence, start, stop):
         raise MemoryError
 
     monkeypatch.setattr(NativeContext, "save", no_memory)

@@ -12,6 +12,7 @@ from llama_engines import GREEDY, generate, open_engine, random_prompts, wait_un
 from hanpaca.core.engines import shared as shared_module
 from hanpaca.core.engines import streams
 from hanpaca.core.engines.base import Delta, Request, Usage
+from hanpaca.core.engines.llama_native import NativeContext, NativeWeights
 from hanpaca.core.engines.shared import Shared
 from hanpaca.core.errors import Busy, Closed
 
@@ -24,6 +25,42 @@ def test_closing_one_of_two_engines_over_a_file_leaves_the_other(tiny_file):
     with pytest.raises(Closed):
         first.tokenize("a")
     second.close()
+
+
+def test_closing_an_engine_at_work_frees_its_context_though_others_use_the_weights(tiny_file):
+    """Also where what was computed would still be put away."""
+    first, second = open_engine(tiny_file, context=512), open_engine(tiny_file, context=1024)
+    assert generate(first, [1, 270])[0].usage.completion_tokens
+    stream = streams.stream(second, Request([1, *range(270, 290)] * 4, GREEDY.replace(max_tokens=300)))
+    next(stream)
+    assert len(first._shared._contexts) == 2
+    second.close()
+    wait_until(lambda: len(first._shared._contexts) == 1)
+    first.close()
+
+
+def no_memory(*_: object) -> int:
+    raise MemoryError
+
+
+def test_a_failed_copy_leaves_nothing_that_later_ones_take_along(tiny_file, monkeypatch):
+    weights = NativeWeights(tiny_file)
+    context = NativeContext(weights, cells=512, rope={}, sequences=4)
+    tokens = [1, *range(270, 289)]
+    for sequence in (0, 1):
+        context.decode(tokens, range(20), [sequence] * 20, [False] * 20)
+    good = context.save(0, 0, 20)
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(NativeContext, "saved_size", no_memory)
+        context.save(1, 0, 20)
+    assert context.save(0, 0, 20).size == good.size
+    pieces = [context.save(0, 0, 7), context.save(0, 7, 20)]
+    context.trim(0, 0)
+    assert context.restore(2, pieces)
+    context.decode([5, 5], [20, 20], [1, 2], [True, True])
+    assert context.logits(0) == pytest.approx(context.logits(1), abs=1e-4)
+    context.close()
+    weights.free()
 
 
 def test_a_batch_may_be_longer_than_the_queue(tiny_file):
