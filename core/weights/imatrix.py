@@ -65,6 +65,8 @@ def read_imatrix(path: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def _from_gguf(info: GGUFInfo) -> dict[str, NDArray[np.float32]]:
+    if info.metadata.get("general.type") != "imatrix":
+        return {}
     arrays = {}
     for tensor in info.tensors:
         count = tensor.size // 4
