@@ -26,28 +26,23 @@ import time
 from collections import deque
 
 from ..errors import ContextOverflow, EngineFailure, HanpacaError, TimedOut
+from .chunks import chunk_beside
 from .jobs import Decoder, Job, Slot
 from .sequences import QUICK, Sequences
-
-DEEP = 8192
-"""Tokens before a chunk that make it half as long beside decoding sequences, where attention has no tiles: it looks at
-each of them, and the time of a step should not grow with the prompt."""
-DEEP_TAIL = 2048
-"""Tokens before the rest of a prompt from which on it goes in two halves, where it fills no tile."""
 
 
 class Scheduler:
     """Runs jobs on a decoder. `submit` and `Job.cancelled` may be used from any thread; the rest from one."""
 
     def __init__(
-        self, decoder: Decoder, *, running: int = 64, chunk_beside: int = 64, idle: int = 512, shelf: int = 0
+        self, decoder: Decoder, *, running: int = 64, chunk: int = 64, idle: int = 512, shelf: int = 0
     ) -> None:
         """`shelf`: bytes of host memory for cached sequences; with any, at most `idle` of their cells stay in the
-        context. `chunk_beside`:
+        context. `chunk`:
         tokens of prompts beside decoding sequences, where attention has no tiles."""
         self._decoder = decoder
         self._most_running = min(running, decoder.sequences, decoder.outputs)
-        self._chunk_beside = min(chunk_beside, decoder.batch)
+        self._chunk = min(chunk, decoder.batch)
         self._sequences = Sequences(decoder, idle, shelf)
         self._waiting: deque[Job] = deque()
         self._inbox: deque[Job] = deque()
@@ -213,7 +208,8 @@ class Scheduler:
         oldest, others = prefilling[0], sorted(prefilling[1:], key=lambda s: len(s.todo))
         room = self._decoder.batch
         if shares:
-            room = self._room_beside(len(shares), len(oldest.tokens), sum(len(s.todo) for s in prefilling))
+            waiting = sum(len(s.todo) for s in prefilling)
+            room = chunk_beside(self._decoder, self._chunk, len(shares), len(oldest.tokens), waiting)
         left = room // 2 if others else room
         counts = {oldest.id: min(left, len(oldest.todo))}
         room -= counts[oldest.id]
@@ -222,22 +218,6 @@ class Scheduler:
             room -= counts[sequence.id]
         counts[oldest.id] += min(room, len(oldest.todo) - counts[oldest.id])
         return self._within_outputs(shares + [(s, counts[s.id]) for s in prefilling if counts[s.id]])
-
-    def _room_beside(self, decoding: int, depth: int, todo: int) -> int:
-        """Tokens of prompts, of `todo`, that are computed beside `decoding` sequences, after `depth` of the oldest.
-
-        All rows of the pass together fill whole tiles, or half of one where these gain little and take long: with 60
-        tokens beside four sequences, after 4,000, a pass takes three quarters of the time of one with 43 (measured in
-        `tests/benchmarks/LOG.md`). So what is left over there goes in two halves.
-        """
-        tile = self._decoder.tile
-        if tile == 1:
-            rows = decoding + -(-self._chunk_beside * DEEP // (DEEP + depth))
-        else:
-            unit = tile if depth < self._decoder.tile_depth else tile // 2
-            rows = ((decoding + unit // 2) // unit + 1) * unit
-        room = min(rows, self._decoder.batch) - decoding
-        return (todo + 1) // 2 if tile > 1 and depth >= DEEP_TAIL and room // 2 < todo < room else room
 
     def _within_outputs(self, shares: list[tuple[Slot, int]]) -> list[tuple[Slot, int]]:
         """Cut shares so that no more tokens ask for logits than one pass gives; a score may ask for many."""

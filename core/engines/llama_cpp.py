@@ -1,7 +1,7 @@
 """GGUF models through llama.cpp: shared weights, a context per RoPE plan, continuous batching.
 
 Knows what a request needs of llama.cpp; what it has in common with other engines is in `local.py`, the scheduling in
-`batching.py`, ctypes in `llama_native.py`, sampling in `llama_sampling.py`.
+`batching.py`, ctypes in `llama_native.py` and `llama_context.py`, sampling in `llama_sampling.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import BadInput, UnsupportedFeature
 from ..rope import Choice, Rope, RopePlan, check_extension
 from .base import Request
-from .llama_native import KV_TYPES, physical_cores
+from .llama_context import KV_TYPES
+from .llama_native import physical_cores
 from .llama_sampling import Sampler
 from .llama_shared import ContextKey, SharedWeights, stamp
 from .local import LocalEngine, adapters_of, check_alpha, check_switches, check_whole_numbers

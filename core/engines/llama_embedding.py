@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import ContextOverflow, EngineFailure
-from .llama_native import NativeContext, NativeWeights
+from .llama_context import NativeContext
+from .llama_native import NativeWeights
 
 
 class Embedder:

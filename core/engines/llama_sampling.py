@@ -22,7 +22,8 @@ from . import grammar as grammars
 from .base import TokenLogprob
 from .generation import log_softmax
 from .json_schema import gbnf_of_schema
-from .llama_native import NativeContext, NativeWeights, native_errors
+from .llama_context import NativeContext
+from .llama_native import NativeWeights, native_errors
 
 _TRIES = 64
 """Tokens that the grammar lets pass and that would break a character, before giving up."""

@@ -16,8 +16,9 @@ from ..errors import BadModelFile, UnsupportedFeature
 from ..memory import available
 from ..rope import RopePlan
 from .batching import Scheduler
+from .llama_context import KV_TYPES, NativeContext
 from .llama_embedding import Embedder
-from .llama_native import KV_TYPES, NativeContext, NativeWeights, native_errors
+from .llama_native import NativeWeights, native_errors
 from .shared import Shared
 
 MOST_CELLS = 16_384

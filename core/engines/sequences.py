@@ -132,29 +132,27 @@ class Sequences:
 
     @property
     def untidy(self) -> bool:
-        """Whether cells are idle that should not be: each running sequence looks past every one of them, so the more
-        run, the fewer may be. None runs is as good as one: the next one's cells should begin at the first."""
-        idle = self.cells.used - self.cells.pinned
-        return idle * max(len(self.running), 1) > self._idle and self._leaving() is not None
+        """Whether cells are idle that should not be."""
+        return self._leaving() is not None
 
     def tidy(self) -> None:
         """Shelve what is untidy, as much in a step as is quick: a long sequence goes piece by piece."""
-        if not self._each and (slot := next((s for s in (*self.cached, *self.running) if s.tokens), None)):
-            self._each = self._decoder.saved_size(slot.id) / len(slot.tokens)
-        while self.moved <= QUICK // 2 and self.untidy:
-            slot = self._leaving()
-            assert slot is not None
+        if not self._each and (known := next((s for s in (*self.cached, *self.running) if s.tokens), None)):
+            self._each = self._decoder.saved_size(known.id) / len(known.tokens)
+        while self.moved <= QUICK // 2 and (slot := self._leaving()):
             self._put_away(slot, QUICK - self.moved)
 
     def _leaving(self) -> Slot | None:
-        """Of the cached sequences that the shelf has room for, the one that is half copied, or the least recently used;
-        longer ones keep their cells. While nothing runs, so do those that are not worth a copy."""
-        least = 0 if self.running else WORTH_WAITING
-        fits = [
-            slot
-            for slot in self.cached
-            if least < len(slot.tokens) and self._each * len(slot.tokens) <= self.shelf.budget
-        ]
+        """The sequence to put away next, if too many cells are idle: one that is half copied, or the least recently used.
+
+        Each running sequence looks past every idle cell, so the more run, the fewer may be. None runs is as good as one:
+        the next one's cells should begin at the first; but what is not worth a copy stays then. What is too long for
+        the shelf always does.
+        """
+        if (self.cells.used - self.cells.pinned) * max(len(self.running), 1) <= self._idle:
+            return None
+        least, most = 0 if self.running else WORTH_WAITING, self.shelf.budget
+        fits = [slot for slot in self.cached if least < len(slot.tokens) and len(slot.tokens) * self._each <= most]
         return min(fits, key=lambda slot: (not slot.saved, slot.used), default=None)
 
     def _make_room(self, need: int) -> None:

@@ -9,16 +9,17 @@ its errors by it. Which text hardly matters (tests/benchmarks/LOG.md), and a few
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engines.llama_native import NativeContext, NativeWeights
+from ..engines.llama_context import NativeContext
+from ..engines.llama_native import NativeWeights
 from ..engines.llama_watch import Watch
 from ..errors import BadInput
 from ..gguf_header import MAGIC, GGUFInfo, read
@@ -43,6 +44,7 @@ READERS = {
 
 Progress = Callable[[int, int], None]
 """Called with (tokens read, tokens in all)."""
+Found = dict[str, Importance]
 
 
 def write_importance(
@@ -67,9 +69,10 @@ def write_importance(
     info = read(model)
     readers = _readers(info)
     _only_replaces_its_kind(out)
-    with new_file(out) as partial:
-        found = _measure(model, readers, texts or manual(), tokens, threads, on_progress)
-        write_imatrix(partial, found, dataset="text" if texts else "manual", chunk=CHUNK)
+    with new_file(out) as unfinished:
+        work = partial(_measure, model, readers, texts or manual(), tokens, threads)
+        found = _in_thread(work, on_progress)
+        write_imatrix(unfinished, found, dataset="text" if texts else "manual", chunk=CHUNK)
     return out
 
 
@@ -121,40 +124,33 @@ def _layers(info: GGUFInfo) -> int:
     return int(info.metadata.get(f"{info.metadata.get('general.architecture')}.block_count", 0))
 
 
-def _measure(
-    model: Path,
-    readers: dict[str, list[str]],
-    texts: Sequence[str],
-    tokens: int,
-    threads: int | None,
-    on_progress: Progress | None,
-) -> dict[str, Importance]:
-    """In a thread of its own: Ctrl+C would be raised in what llama.cpp calls, and be lost there."""
+def _in_thread(work: Callable[[Progress], Found], on_progress: Progress | None) -> Found:
+    """Do it in a thread of its own: Ctrl+C would be raised in what llama.cpp calls, and be lost there."""
     stop = threading.Event()
+
+    def tell(done: int, total: int) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        if on_progress:
+            on_progress(done, total)
+
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(_sums, model, readers, texts, tokens, threads, on_progress, stop)
+        future = pool.submit(work, tell)
         try:
-            sums, total = future.result()
+            return future.result()
         except BaseException:
             stop.set()
             raise
-    return {
-        matrix: Importance(sums[watched].astype(np.float32), total)
-        for watched, matrices in readers.items()
-        for matrix in matrices
-    }
 
 
-def _sums(
+def _measure(
     model: Path,
-    readers: dict[str, list[str]],
+    readers: Mapping[str, Sequence[str]],
     texts: Sequence[str],
     tokens: int,
     threads: int | None,
-    on_progress: Progress | None,
-    stop: threading.Event,
-) -> tuple[dict[str, NDArray[np.float64]], int]:
-    """Watched tensor → sums of the squares of its columns; and over how many tokens."""
+    tell: Progress,
+) -> Found:
     sums: dict[str, NDArray[np.float64]] = {}
     heard: set[str] = set()
     rows = done = 0
@@ -165,37 +161,33 @@ def _sums(
         heard.add(name)
 
     watch = Watch(READERS, hear)
-    with _opened(model) as weights:
+    with ExitStack() as stack:
+        weights = NativeWeights(model)
+        stack.callback(weights.free)
         chunks = list(_chunks(weights, texts, tokens))
         total = sum(map(len, chunks))
-        shape: dict[str, Any] = {"cells": CHUNK, "rope": {}, "sequences": 1, "batch": _PASS, "threads": threads}
-        with closing(NativeContext(weights, watch=watch.callback, **shape)) as context:
-            for part, start in _passes(chunks):
-                if start == 0:
-                    context.trim(0, 0)
-                rows = len(part)
-                heard.clear()
-                # an output for every token: the last layer leaves out those without
-                context.decode(part, range(start, start + rows), [0] * rows, [True] * rows)
-                if watch.error is not None:
-                    raise watch.error
-                if missing := sorted(readers.keys() - heard):
-                    raise _other_kind(model, missing[0])
-                done += rows
-                if on_progress:
-                    on_progress(done, total)
-                if stop.is_set():
-                    break
-    return sums, total
-
-
-@contextmanager
-def _opened(model: Path) -> Iterator[NativeWeights]:
-    weights = NativeWeights(model)
-    try:
-        yield weights
-    finally:
-        weights.free()
+        context = NativeContext(
+            weights, cells=CHUNK, rope={}, sequences=1, batch=_PASS, threads=threads, watch=watch.callback
+        )
+        stack.callback(context.close)
+        for part, start in _passes(chunks):
+            if start == 0:
+                context.trim(0, 0)
+            rows = len(part)
+            heard.clear()
+            # an output for every token: the last layer leaves out those without
+            context.decode(part, range(start, start + rows), [0] * rows, [True] * rows)
+            if watch.error is not None:
+                raise watch.error
+            if missing := sorted(readers.keys() - heard):
+                raise _other_kind(model, missing[0])
+            done += rows
+            tell(done, total)
+    return {
+        matrix: Importance(sums[watched].astype(np.float32), total)
+        for watched, matrices in readers.items()
+        for matrix in matrices
+    }
 
 
 def _passes(chunks: Sequence[Sequence[int]]) -> Iterator[tuple[Sequence[int], int]]:

@@ -11,8 +11,8 @@ import psutil
 
 from hanpaca.core.engines import streams
 from hanpaca.core.engines.base import Request
+from hanpaca.core.engines.llama_context import NativeContext
 from hanpaca.core.engines.llama_cpp import LlamaCppEngine
-from hanpaca.core.engines.llama_native import NativeContext
 from hanpaca.core.sampling import Sampling
 
 GREEDY = Sampling(max_tokens=64, temperature=0, repetition_penalty=1.0)

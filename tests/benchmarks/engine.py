@@ -25,8 +25,9 @@ from hanpaca.core import tuning
 from hanpaca.core.catalog import resolve
 from hanpaca.core.engines import streams
 from hanpaca.core.engines.base import Request
+from hanpaca.core.engines.llama_context import NativeContext
 from hanpaca.core.engines.llama_cpp import LlamaCppEngine, LlamaCppOptions
-from hanpaca.core.engines.llama_native import NativeContext, NativeWeights
+from hanpaca.core.engines.llama_native import NativeWeights
 from hanpaca.core.evaluation.speed import decode_rate
 from hanpaca.core.gguf_header import read, rope_of
 

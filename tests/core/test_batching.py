@@ -1,11 +1,14 @@
 """The scheduler without any model: a fake decoder that keeps its own account of every cell."""
 
+from functools import partial
+
 import pytest
 from fake_decoder import FakeDecoder, Recorder, Scored, check_accounts, following, run, submit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanpaca.core.engines.batching import Scheduler
+from hanpaca.core.engines.chunks import chunk_beside
 from hanpaca.core.errors import Closed, ContextOverflow, EngineFailure, TimedOut
 
 DOCUMENTS = [[(i * step) % 5 for i in range(60)] for step in (1, 2, 3)]
@@ -40,7 +43,7 @@ def test_any_mix_of_requests_ends_right_and_within_the_cells(events, running, ch
 
 def check_any_mix(events, running, chunk, idle, shelf, tile):
     decoder = FakeDecoder(cells=80, tile=tile)
-    scheduler = Scheduler(decoder, running=running, chunk_beside=chunk, idle=idle, shelf=shelf)
+    scheduler = Scheduler(decoder, running=running, chunk=chunk, idle=idle, shelf=shelf)
     submitted: list[Recorder] = []
     for event in events:
         if event == "step":
@@ -108,7 +111,7 @@ def check_end(job, events):
 def test_a_cancelled_request_is_computed_no_further(jobs, which, after):
     """Whether it waits, prefills or decodes: the next step frees its cells."""
     decoder = FakeDecoder(cells=80)
-    scheduler = Scheduler(decoder, chunk_beside=4)
+    scheduler = Scheduler(decoder, chunk=4)
     submitted = [Recorder(tokens, new) for tokens, new, *_ in jobs]
     for job in submitted:
         submit(scheduler, decoder, job)
@@ -133,7 +136,7 @@ def test_a_request_that_can_never_fit_is_refused_at_once():
 
 def test_a_long_prompt_delays_a_running_one_by_no_more_than_a_chunk():
     decoder = FakeDecoder(cells=512, batch=64)
-    scheduler = Scheduler(decoder, chunk_beside=8)
+    scheduler = Scheduler(decoder, chunk=8)
     submit(scheduler, decoder, Recorder([1, 2], 40))
     scheduler.step()
     submit(scheduler, decoder, Recorder([3] * 200, 4))
@@ -146,9 +149,9 @@ def test_a_long_prompt_delays_a_running_one_by_no_more_than_a_chunk():
 
 def test_chunks_beside_a_running_one_shorten_as_the_prompt_grows(monkeypatch):
     """Attention looks at all that came before, so equal chunks would take longer and longer steps."""
-    monkeypatch.setattr("hanpaca.core.engines.batching.DEEP", 100)
+    monkeypatch.setattr("hanpaca.core.engines.chunks.DEEP", 100)
     decoder = FakeDecoder(cells=1024, batch=64)
-    scheduler = Scheduler(decoder, chunk_beside=16)
+    scheduler = Scheduler(decoder, chunk=16)
     submit(scheduler, decoder, Recorder([1, 2], 200))
     scheduler.step()
     submit(scheduler, decoder, Recorder([3] * 300, 4))
@@ -178,14 +181,14 @@ def test_a_pass_with_prompts_fills_whole_tiles(decoding, passes):
 @pytest.mark.parametrize("depth", [0, 10_000, 10**6])
 def test_however_many_decode_a_prompt_goes_on(decoding, depth):
     decoder = FakeDecoder(batch=256, tile=64)
-    for todo in (1, 2, 31, 45, 63, 5000):
-        assert 0 < Scheduler(decoder)._room_beside(decoding, depth, todo) <= 64 + 64
+    for waiting in (1, 2, 31, 45, 63, 5000):
+        assert 0 < chunk_beside(decoder, 64, decoding, depth, waiting) <= 64 + 64
 
 
 def test_where_whole_tiles_take_long_a_pass_fills_half_of_one():
     decoder = FakeDecoder(batch=256, tile=64)
     decoder.tile_depth = 1000
-    room = Scheduler(decoder)._room_beside
+    room = partial(chunk_beside, decoder, 64)
     assert [room(4, depth, 9999) for depth in (0, 999, 1000, 9999)] == [60, 60, 28, 28]
     assert all(16 <= room(decoding, 1000, 9999) <= 48 for decoding in range(1, 128))
 
@@ -197,9 +200,9 @@ def test_what_fills_no_tile_after_a_long_prompt_goes_in_halves():
     submit(scheduler, decoder, Recorder([1, 2], 200))
     scheduler.step()
     submit(scheduler, decoder, Recorder([3] * (63 * 40 + 51), 4))
-    while scheduler._sequences.running[-1].todo[1:] or len(decoder.passes) < 3:
-        scheduler.step()
-    assert [len(rows) - 1 for rows in decoder.passes[-3:]] == [63, 26, 25]
+    run(scheduler)
+    prompt = [len(rows) - 1 for rows in decoder.passes if len(rows) > 2]
+    assert prompt[-3:] == [63, 26, 25]
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one():

@@ -11,7 +11,7 @@ import hanpaca
 from hanpaca.core import Model
 from hanpaca.core.engines import streams
 from hanpaca.core.engines.base import Delta, Request
-from hanpaca.core.engines.llama_native import NativeContext
+from hanpaca.core.engines.llama_context import NativeContext
 from hanpaca.core.errors import Closed, EngineFailure, TimedOut
 
 

@@ -12,7 +12,8 @@ from llama_engines import GREEDY, generate, open_engine, random_prompts, wait_un
 from hanpaca.core.engines import shared as shared_module
 from hanpaca.core.engines import streams
 from hanpaca.core.engines.base import Delta, Request, Usage
-from hanpaca.core.engines.llama_native import NativeContext, NativeWeights
+from hanpaca.core.engines.llama_context import NativeContext
+from hanpaca.core.engines.llama_native import NativeWeights
 from hanpaca.core.engines.shared import Shared
 from hanpaca.core.errors import Busy, Closed
 
