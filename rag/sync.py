@@ -7,6 +7,7 @@ ends in the same library. Unchanged files cost a `stat`. Text is searchable at o
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from .indexing import FileRecord
 from .isolation import ReaderStopped, read_isolated
 from .paths import is_below, shown
 from .readers import FORMATS, Document, read
+from .reading import ocr
 from .store import Store
 
 RACY_SECONDS = 2
@@ -80,6 +82,8 @@ class _Known(NamedTuple):
     checked: int
     digest: bytes
     encoding: str | None
+    warnings: str
+    """A list of sentences in JSON."""
 
 
 def read_into(
@@ -129,7 +133,7 @@ def _one(
     if not _is_text(path):
         report.failed.append((shown(path), "Its name is not valid text. Rename it."))
         return
-    misread = known is not None and not _is_read_by(known, encoding)
+    misread = known is not None and not _is_well_read(known, encoding)
     if known is not None and not misread and _same(known, stat):
         report.unchanged.append(path)
         return
@@ -173,12 +177,18 @@ def _moved_from(
     """The file that is not where it was any more, had this content and was read as this one would be."""
     if known is not None:
         return None
-    same = (row for row in gone.values() if row.digest == record.digest and _is_read_by(row, encoding))
+    same = (row for row in gone.values() if row.digest == record.digest and _is_well_read(row, encoding))
     return next((row for row in same if _reader(row.path) == _reader(record.path)), None)
 
 
 def _reader(path: str) -> str:
     return FORMATS.get(Path(path).suffix.lower(), "")
+
+
+def _is_well_read(row: _Known, encoding: str | None) -> bool:
+    """Whether reading a file again would give the same."""
+    unread = any(ocr.HINT in warning for warning in json.loads(row.warnings))
+    return _is_read_by(row, encoding) and not (unread and ocr.is_available())
 
 
 def _is_read_by(row: _Known, encoding: str | None) -> bool:
@@ -230,7 +240,8 @@ def _same(known: _Known, stat: os.stat_result) -> bool:
 
 def _known_below(store: Store, paths: Sequence[Path | str]) -> dict[str, _Known]:
     rows = store.rows(
-        "SELECT path, size, modified, checked, digest, encoding FROM files WHERE origin = 'file' ORDER BY path"
+        "SELECT path, size, modified, checked, digest, encoding, warnings FROM files"
+        " WHERE origin = 'file' ORDER BY path"
     )
     inside = _inside(paths)
     return {row[0]: _Known(*row) for row in rows if inside(row[0])}

@@ -143,10 +143,10 @@ class Sequences:
             self._put_away(slot, QUICK - self.moved)
 
     def _leaving(self) -> Slot | None:
-        """The sequence to put away next, if too many cells are idle: one that is half copied, or the least recently used.
+        """The sequence to put away next, if too many cells are idle: one half copied, or the least recently used.
 
-        Each running sequence looks past every idle cell, so the more run, the fewer may be. None runs is as good as one:
-        the next one's cells should begin at the first; but what is not worth a copy stays then. What is too long for
+        Each running sequence looks past every idle cell, so the more run, the fewer may be. None is as good as one: the
+        next one's cells should begin at the first; but what is not worth a copy stays then. What is too long for
         the shelf always does.
         """
         if (self.cells.used - self.cells.pinned) * max(len(self.running), 1) <= self._idle:

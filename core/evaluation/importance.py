@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..engines.llama_context import NativeContext
 from ..engines.llama_native import NativeWeights
 from ..engines.llama_watch import Watch
-from ..errors import BadInput
+from ..errors import BadInput, BadModelFile
 from ..gguf_header import MAGIC, GGUFInfo, read
 from ..weights.files import new_file, only_replaces
 from ..weights.imatrix import Importance, write_imatrix
@@ -79,7 +79,13 @@ def write_importance(
 def _only_replaces_its_kind(out: Path) -> None:
     """Raise `BadInput` where `out` is another file than an importance matrix, such as a model."""
     only_replaces(out, MAGIC, "importance matrix")
-    if out.is_file() and out.stat().st_size and read(out).metadata.get("general.type") != "imatrix":
+    if not out.is_file() or not out.stat().st_size:
+        return
+    try:
+        kind = read(out).metadata.get("general.type")
+    except BadModelFile:  # cut short: of what, nobody can tell
+        kind = None
+    if kind != "imatrix":
         raise BadInput(f"{out} exists and is no importance matrix.", "Name another file to write, or remove it first.")
 
 

@@ -123,9 +123,10 @@ class _Pages:
 
     def warnings(self) -> list[str]:
         """What stayed unread, in words."""
+        hint = "" if ocr.is_available() else f". {ocr.HINT}"
         said = (
-            (self._garbled, "the fonts do not say which characters they show; not read"),
-            (self._pictures, "a picture and hardly any text; the picture is not read"),
+            (self._garbled, f"the fonts do not say which characters they show; not read{hint}"),
+            (self._pictures, f"a picture and hardly any text; the picture is not read{hint}"),
             (self._broken, "broken; not read"),
         )
         return [f"{_these(numbers)}: {what}" for numbers, what in said if numbers]

@@ -176,9 +176,12 @@ def test_a_model_file_is_not_overwritten_by_another_kind_of_file(model: Path, tm
     with pytest.raises(BadInput, match="exists"):
         write_importance(model, notes, [TEXT])
     before = model.read_bytes()
-    with pytest.raises(BadInput, match="no importance matrix"):
-        write_importance(model, model, [TEXT])
-    assert notes.read_text() == "mine" and model.read_bytes() == before
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(before[:1000])
+    for file in (model, cut):
+        with pytest.raises(BadInput, match="exists and is no importance matrix"):
+            write_importance(model, file, [TEXT])
+    assert notes.read_text() == "mine" and model.read_bytes() == before and cut.stat().st_size == 1000
 
 
 def test_tune_makes_small_types_with_it_and_deletes_it(

@@ -81,3 +81,29 @@ def repeat(work: Callable[[], object]) -> None:
     """Until it fails."""
     while True:
         work()
+
+
+def test_a_forked_process_neither_uses_nor_closes_it_and_may_open_it_anew(tmp_path: Path) -> None:
+    library = Library.open(tmp_path)
+    library.add_text("羊驼住在山上，风很大。", "first")
+    assert len(library.search("羊驼住在哪里？")) == 1
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.alarm(60)
+            for use in (partial(library.search, "羊驼"), partial(library.add_text, "水", "second"), library.stats):
+                with pytest.raises(Closed, match="forked"):
+                    use()
+            library.close()
+            with Library.open(tmp_path) as own:
+                own.add_text("羊驼吃草。", "second")
+                os.write(writer, f"found {len(own.search('羊驼吃什么？'))}".encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    assert os.read(reader, 1000) == b"found 2"
+    os.waitpid(child, 0)
+    os.close(reader)
+    assert len(library.search("谁吃草？")) == 2
+    library.close()

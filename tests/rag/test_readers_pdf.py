@@ -114,7 +114,7 @@ def test_unreadable(content: bytes, words: str) -> None:
 def test_pages_that_stay_unread_are_named() -> None:
     text = shown("A page with enough words on it to be a page of text, not a scan.")
     document = read_bytes(pdf([text, PICTURE, text, PICTURE]), "a.pdf")
-    assert document.warnings == ("page(s) 2, 4: a picture and hardly any text; the picture is not read",)
+    assert document.warnings == (f"page(s) 2, 4: a picture and hardly any text; the picture is not read. {ocr.HINT}",)
 
 
 @pytest.mark.usefixtures("without_ocr")

@@ -1,17 +1,20 @@
 """When a sync reads a file again: after a failure, a rename, under another encoding; what it refuses or mentions."""
 
+import io
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import docx
+import PIL.Image
 import pytest
 
 from hanpaca.core.errors import BadInput
 from hanpaca.rag import Library, SyncReport, failures, isolation, sync
 from hanpaca.rag.isolation import ReaderProcess, ReaderStopped
-from hanpaca.rag.readers import Document
+from hanpaca.rag.readers import Document, read
 from hanpaca.rag.reading import ocr
 
 TEXT = "羊驼的毛叫做羊驼绒。"
@@ -96,6 +99,24 @@ def test_failures_are_tried_again_once_pictures_can_be_recognised(
     monkeypatch.setattr(ocr, "is_available", lambda: True)
     reads.error = None
     assert len(run(library, folder).added) == 1
+
+
+def test_unread_pictures_are_read_once_they_can_be_recognised(
+    library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letter, picture = docx.Document(), io.BytesIO()
+    PIL.Image.new("RGB", (40, 40), "white").save(picture, "png")
+    letter.add_picture(picture)
+    letter.add_paragraph("短")
+    letter.save(str(folder / "b.docx"))
+    monkeypatch.setattr(sync, "read_isolated", read)
+    monkeypatch.setattr(ocr, "is_available", lambda: False)
+    [(_, warning)] = run(library, folder).warnings
+    assert ocr.HINT in warning
+    assert len(run(library, folder).unchanged) == 2
+    monkeypatch.setattr(ocr, "is_available", lambda: True)
+    assert [Path(path).name for path in run(library, folder).changed] == ["b.docx"]
+    assert len(run(library, folder).unchanged) == 2
 
 
 def test_a_failure_under_one_encoding_says_nothing_of_another(library: Library, folder: Path) -> None:
