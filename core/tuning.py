@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import platform
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +22,9 @@ from typing import Any
 
 from .catalog import ModelSource
 from .errors import BadInput, HanpacaError
-from .weights.files import new_file
+from .gguf_header import read
+from .memory import RESERVE, available
+from .weights.files import gib, new_file
 
 CANDIDATES = ("Q4_0", "Q8_0", "F16", "BF16")
 LOSS_FREE = "Q8_0"
@@ -96,9 +99,10 @@ def tune(
     """Make and measure each type, keep the fastest whose perplexity is within `loss` (a share) of the original's.
 
     Types of few bits are made with an importance matrix of the model, where it is of the LLaMA kind: SmolLM2's Q4_0
-    loses a third then of what it loses without. Returns all trials, the original first, and the one chosen. Files of
-    the others are deleted. Takes a minute for a small model; needs disk for the largest type. Raises `BadInput` for
-    sources that are not GGUF files.
+    loses a third then of what it loses without. The file's own type, and what does not fit in memory, is left out.
+    Returns all trials, the original first, and the one chosen. Files of the others are deleted, each as soon as it has
+    lost. Takes a minute for a small model, half an hour for 7B; needs disk for the two largest types. Raises `BadInput`
+    for sources that are not GGUF files.
     """
     from .weights.quantize import type_name
 
@@ -107,15 +111,17 @@ def tune(
         raise BadInput(f"{source.name} is not a GGUF file.", "Convert it first: hanpaca convert.")
     if not 0 <= loss < math.inf:
         raise BadInput(f"loss must be a share of at least 0, not {loss!r}.", "Such as 0.02 for 2 %.")
-    types = [type_name(name) for name in types]
+    types = _worth_trying(source.path, [type_name(name) for name in types], tell)
     trials = [trial(source, source.path, "as it is", tell)]
+    chosen, file = choose(trials, loss), None
     try:
         imatrix = None if FULL.issuperset(types) else _importance(source.path, tell)
         for name in types:
             tell(f"making {name}")
             trials.append(trial(source, make(source.path, name, imatrix), name, tell))
-        chosen = choose(trials, loss)
-        file = None if chosen is trials[0] else _file(source.path, chosen.type)
+            chosen = choose(trials, loss)
+            file = None if chosen is trials[0] else _file(source.path, chosen.type)
+            _remove_others(source.path, file, imatrix)
         remember(source.path, chosen.type, file, {"trials": [dataclasses.asdict(t) for t in trials]})
     finally:
         _remove_others(source.path)
@@ -130,11 +136,27 @@ def choose(trials: Sequence[Trial], loss: float) -> Trial:
     return max((t for t in trials if t.perplexity <= limit), key=lambda t: t.rate)
 
 
-def _remove_others(original: Path) -> None:
-    """Delete every type's file but the one in use."""
+def _worth_trying(original: Path, types: Sequence[str], tell: Callable[[str], None]) -> list[str]:
+    """The types but for the file's own, and for those too large for the free memory."""
+    from .weights.quantize import plan
+
+    planned = plan(original, tuple(dict.fromkeys(types)))
+    elements: Counter[str] = Counter()
+    for tensor in read(original).tensors:
+        elements[tensor.type] += math.prod(tensor.shape)
+    own, free = max(elements, key=elements.__getitem__), available() * RESERVE
+    for name, size in planned:
+        if size > free and name != own:
+            tell(f"{name} is left out: its {gib(size)} do not fit in the {gib(free)} of memory that are free")
+    return [name for name, size in planned if name != own and size <= free]
+
+
+def _remove_others(original: Path, *besides: Path | None) -> None:
+    """Delete the files of all types but the one in use, and the importance matrix; not these besides."""
     record = _read(original)
+    kept = {record and record["file"], *map(str, besides)}
     for path in _folder(original).glob("*.gguf"):
-        if record is None or record["file"] != str(path):
+        if str(path) not in kept:
             path.unlink(missing_ok=True)
 
 

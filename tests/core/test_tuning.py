@@ -10,6 +10,7 @@ from hanpaca.core import tuning
 from hanpaca.core.catalog import resolve
 from hanpaca.core.errors import BadInput
 from hanpaca.core.evaluation.speed import measure
+from hanpaca.core.weights.quantize import plan
 
 
 def used_file(source) -> Path:
@@ -38,6 +39,34 @@ def test_the_fastest_type_within_the_allowed_loss_is_kept_and_used(source):
         assert model.complete("the", max_tokens=2).usage.completion_tokens
     kept = sorted(path.name for path in (tuning._folder(source.path)).glob("*.gguf"))
     assert kept == ([] if chosen.type == "as it is" else [used.name]), "the others' files are deleted"
+
+
+def test_its_own_type_and_what_does_not_fit_in_memory_are_left_out(source, monkeypatch):
+    path = tuning.make(source.path, "Q8_0")
+    small = resolve(path)
+    (_, size), (_, larger) = plan(path, ["Q4_0", "BF16"])
+    monkeypatch.setattr(tuning, "available", lambda: (size + larger) // 2 / tuning.RESERVE)
+    heard: list[str] = []
+    trials, _ = tuning.tune(small, ["BF16", "Q8_0", "Q4_0", "Q4_0"], loss=10.0, on_progress=heard.append)
+    assert [trial.type for trial in trials] == ["as it is", "Q4_0"]
+    assert heard[0].startswith("BF16 is left out") and not any("Q8_0" in line for line in heard)
+    monkeypatch.setattr(tuning, "available", lambda: 0)
+    trials, chosen = tuning.tune(small, ["Q4_0"])
+    assert trials == [chosen] and tuning.tuned(small) == small
+
+
+def test_the_file_of_a_type_that_lost_is_deleted_at_once(source, monkeypatch):
+    rates = {"as it is": 2.0, "Q4_0": 4.0, "Q8_0": 3.0, "F16": 5.0}
+    there = []
+
+    def measured(source, path, name, tell):
+        there.append(sorted(file.name.split(".")[-2] for file in tuning._folder(source.path).glob("*.*.gguf")))
+        return tuning.Trial(name, path.stat().st_size, rates[name], {1: rates[name]}, 10.0)
+
+    monkeypatch.setattr(tuning, "trial", measured)
+    tuning.tune(source, ["Q4_0", "Q8_0", "F16"])
+    assert there == [[], ["Q4_0"], ["Q4_0", "Q8_0"], ["F16", "Q4_0"]]
+    assert [file.name for file in tuning._folder(source.path).glob("*.gguf")] == [used_file(source).name]
 
 
 def test_a_type_that_loses_too_much_is_not_chosen(source, monkeypatch):
