@@ -91,4 +91,4 @@ class TimedOut(HanpacaError):
 
 
 class EngineFailure(HanpacaError):
-    """The native engine failed on this request."""
+    """The native engine failed on this request, or cannot do it in this process: a fork has not its threads."""

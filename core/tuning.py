@@ -13,7 +13,6 @@ import json
 import logging
 import math
 import platform
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +22,7 @@ from typing import Any
 from .catalog import ModelSource
 from .errors import BadInput, HanpacaError
 from .gguf_header import read
-from .memory import RESERVE, available
+from .memory import RESERVE, WORKING, available
 from .weights.files import gib, new_file
 
 CANDIDATES = ("Q4_0", "Q8_0", "F16", "BF16")
@@ -101,8 +100,8 @@ def tune(
     Types of few bits are made with an importance matrix of the model, where it is of the LLaMA kind: SmolLM2's Q4_0
     loses a third then of what it loses without. The file's own type, and what does not fit in memory, is left out.
     Returns all trials, the original first, and the one chosen. Files of the others are deleted, each as soon as it has
-    lost. Takes a minute for a small model, a quarter of an hour for 7B; needs disk for the two largest types. Raises `BadInput`
-    for sources that are not GGUF files.
+    lost. Takes a minute for a small model, a quarter of an hour for 7B; needs disk for the two largest types, besides
+    the one in use. Raises `BadInput` for sources that are not GGUF files, and where no type is left to try.
     """
     from .weights.quantize import type_name
 
@@ -137,26 +136,32 @@ def choose(trials: Sequence[Trial], loss: float) -> Trial:
 
 
 def _worth_trying(original: Path, types: Sequence[str], tell: Callable[[str], None]) -> list[str]:
-    """The types but for the file's own, and for those too large for the free memory."""
-    from .weights.quantize import plan
+    """The types but for the file's own, and for those too large for the free memory. Raises `BadInput` for none."""
+    from .weights.quantize import TYPES, plan
 
-    planned = plan(original, tuple(dict.fromkeys(types)))
-    elements: Counter[str] = Counter()
-    for tensor in read(original).tensors:
-        elements[tensor.type] += math.prod(tensor.shape)
-    own, free = max(elements, key=elements.__getitem__), available() * RESERVE
-    for name, size in planned:
-        if size > free and name != own:
-            tell(f"{name} is left out: its {gib(size)} do not fit in the {gib(free)} of memory that are free")
-    return [name for name, size in planned if name != own and size <= free]
+    own, room = read(original).metadata.get("general.file_type"), available() * RESERVE - WORKING
+    why: dict[str, str] = {}
+    for name, size in plan(original, tuple(dict.fromkeys(types))):
+        if TYPES[name] == own:
+            why[name] = "the file has it"
+        elif size > room:
+            why[name] = f"it takes {gib(size)} of memory and {gib(max(room, 0))} may be used"
+        else:
+            why[name] = ""
+    left_out = [f"{name} is left out: {reason}" for name, reason in why.items() if reason]
+    if len(left_out) == len(why):
+        raise BadInput(f"There is no type to try. {'; '.join(left_out)}.", "Name others with --types.")
+    for line in left_out:
+        tell(line)
+    return [name for name, reason in why.items() if not reason]
 
 
 def _remove_others(original: Path, *besides: Path | None) -> None:
     """Delete the files of all types but the one in use, and the importance matrix; not these besides."""
     record = _read(original)
-    kept = {record and record["file"], *map(str, besides)}
+    in_use = Path(record["file"]) if record and record["file"] else None
     for path in _folder(original).glob("*.gguf"):
-        if str(path) not in kept:
+        if path not in (in_use, *besides):
             path.unlink(missing_ok=True)
 
 

@@ -12,21 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core.errors import Closed
+from ..core.forks import Home
 
 BUSY_SECONDS = 20.0
+HOME = Home("a library")
+"""SQLite's locks are the process's own: a fork that writes may spoil the file, even by a connection of its own."""
 
 
 def closed() -> Closed:
     """What whoever asks a closed library is told."""
     return Closed("The library is closed.", "Open it again.")
-
-
-def forked() -> Closed:
-    """What a process is told that got an open library by a fork: neither SQLite nor Chroma can be shared so."""
-    return Closed(
-        "This process was forked after the library was opened.",
-        "Open it in the child process, or start that with the spawn method.",
-    )
 
 
 @dataclass(eq=False)
@@ -54,21 +49,14 @@ class Connections:
         self._all: list[_Held] = []
         self._lock = threading.Lock()
         self._closed = False
-        self._pid = os.getpid()
-
-    @property
-    def are_here(self) -> bool:
-        """False in a process that was forked from the one that opened them."""
-        return os.getpid() == self._pid
 
     @contextlib.contextmanager
     def using(self) -> Iterator[sqlite3.Connection]:
-        """This thread's connection, not closed before the end of the block. Raises `Closed` after `close` and a fork.
+        """This thread's connection, not closed before the end of the block. Raises `Closed` after `close`.
 
         The block must end in the thread in which it began: no generator may be left in the middle of one.
         """
-        if not self.are_here:
-            raise forked()
+        HOME.enter()
         held: _Held | None = getattr(self._local, "held", None)
         if held is None:
             held = self._local.held = self._open()

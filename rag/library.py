@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import BadInput, LibraryBusy
 from . import contents, indexing, sync, traces
-from .connections import forked
+from .connections import HOME
 from .contents import FileInfo, Stats
 from .embedding import Embedder
 from .indexing import FileRecord
@@ -77,7 +77,7 @@ class Library:
         chroma: str | None = None,
         segmenter: str | None = None,
     ) -> Self:
-        """Open the library in `folder`, or make one there. A process forked from this one must open it for itself.
+        """Open the library in `folder`, or make one there. Processes forked from this one can open none.
 
         `embedder` is a name or an object; None takes the one that the library was made with, or the bundled one.
         `chroma` is the address of a Chroma server (`chroma run`) for the vectors; `segmenter` ("jieba") makes Chinese
@@ -107,6 +107,7 @@ class Library:
     @property
     def embedder(self) -> Embedder:
         """The embedder, loaded at first use. Raises `LibraryMismatch` if the vectors were made by another one."""
+        HOME.enter()
         return self._own.embedder
 
     def _setting(self, name: str) -> str | None:
@@ -130,8 +131,7 @@ class Library:
         """Hold the library for writing. Raises `LibraryBusy` if another process does."""
         import filelock
 
-        if not self.store.is_here:
-            raise forked()
+        HOME.enter()
         lock = filelock.FileLock(self.folder / "write.lock", timeout=LOCK_SECONDS)
         with self._writing:
             try:
@@ -259,6 +259,7 @@ class Library:
 
     def query_vector(self, text: str) -> NDArray[np.float32]:
         """The vector of a question; the last few are remembered."""
+        HOME.enter()
         return self._own.query_vector(text)
 
     def nearness(self, question: str) -> Callable[[Sequence[str]], list[float]] | None:
@@ -329,9 +330,10 @@ class Library:
     def close(self) -> None:
         """Close the files, when what other threads are in the middle of has ended; what they ask next raises `Closed`.
         Idempotent."""
-        if self.store.is_here:  # else these are the files of the parent process
-            self.vectors.close()
-            self.store.close()
+        if HOME.is_elsewhere:
+            return
+        self.vectors.close()
+        self.store.close()
 
     def __enter__(self) -> Self:
         return self

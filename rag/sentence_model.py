@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from threading import RLock
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import BadModelFile, EngineUnavailable, ModelNotFound
-from .embedding import compute
+from .embedding import HOME
 
 _PREFIXES = (
     # of models whose own files do not say them: part of the name, query prefix, passage prefix
@@ -81,11 +81,11 @@ class SentenceModel:
         return self._embed(texts, self._prefixes[1])
 
     def _embed(self, texts: Sequence[str], prefix: str) -> NDArray[np.float32]:
+        HOME.enter()
         if not texts:
             return np.zeros((0, self.dimension), np.float32)
         with self._lock:
-            encode = partial(self._model.encode, list(texts), prompt=prefix, show_progress_bar=False)
-            made = compute(partial(encode, convert_to_numpy=True))
+            made = self._model.encode(list(texts), prompt=prefix, show_progress_bar=False, convert_to_numpy=True)
         vectors = np.asarray(made, np.float32)
         unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
         return unit

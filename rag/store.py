@@ -85,11 +85,6 @@ class Store:
         """False on a read-only disk."""
         return self._connections.writable
 
-    @property
-    def is_here(self) -> bool:
-        """False in a process that was forked from the one that opened it: there it can neither be used nor closed."""
-        return self._connections.are_here
-
     @contextlib.contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """One transaction, committed at the end, rolled back on any error."""

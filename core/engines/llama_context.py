@@ -27,7 +27,7 @@ OUTPUTS = 128
 
 
 class NativeContext:
-    """A context over shared weights: cache cells and forward passes. A `batching.Decoder`; one thread only."""
+    """A context over shared weights: cache cells and forward passes. A `jobs.Decoder`; one thread only."""
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from ...core.errors import EngineUnavailable, HanpacaError, UnreadableDocument
 from ..readers import FORMATS, Document, read_bytes
+from . import ocr
 from .build import TextBuilder
 from .zips import member_name, open_zip, read_member
 
@@ -28,13 +29,15 @@ def read(data: bytes, name: str, encoding: str | None) -> Document:
             raise
         except HanpacaError as error:
             short = error.problem.removeprefix(PurePosixPath(member).name).lstrip(": ")
-            skipped.append(f"{member}: {short}")
+            hint = f" {ocr.HINT}" if error.hint == ocr.HINT else ""
+            skipped.append(f"{member}: {short}{hint}")
     if not builder.length:
         why = skipped[0] if skipped else "it is empty"
         raise UnreadableDocument(f"The archive holds no file that can be read ({why}).", "Add files with text to it.")
     builder.warnings += skipped[:_SHOWN]
     if len(skipped) > _SHOWN:
-        builder.warnings.append(f"and {len(skipped) - _SHOWN} more files that cannot be read")
+        hint = f". {ocr.HINT}" if any(ocr.HINT in line for line in skipped[_SHOWN:]) else ""
+        builder.warnings.append(f"and {len(skipped) - _SHOWN} more files that cannot be read{hint}")
     return builder.document("zip")
 
 

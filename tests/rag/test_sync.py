@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,21 +103,24 @@ def test_failures_are_tried_again_once_pictures_can_be_recognised(
 
 
 def test_unread_pictures_are_read_once_they_can_be_recognised(
-    library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch
+    library: Library, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     letter, picture = docx.Document(), io.BytesIO()
     PIL.Image.new("RGB", (40, 40), "white").save(picture, "png")
     letter.add_picture(picture)
+    letter.save(str(tmp_path / "scan.docx"))
     letter.add_paragraph("短")
     letter.save(str(folder / "b.docx"))
+    with zipfile.ZipFile(folder / "c.zip", "w") as archive:
+        archive.writestr("a.txt", TEXT)
+        archive.write(tmp_path / "scan.docx", "scan.docx")
     monkeypatch.setattr(sync, "read_isolated", read)
     monkeypatch.setattr(ocr, "is_available", lambda: False)
-    [(_, warning)] = run(library, folder).warnings
-    assert ocr.HINT in warning
-    assert len(run(library, folder).unchanged) == 2
+    assert [ocr.HINT in warning for _, warning in run(library, folder).warnings] == [True, True]
+    assert len(run(library, folder).unchanged) == 3
     monkeypatch.setattr(ocr, "is_available", lambda: True)
-    assert [Path(path).name for path in run(library, folder).changed] == ["b.docx"]
-    assert len(run(library, folder).unchanged) == 2
+    assert [Path(path).name for path in run(library, folder).changed] == ["b.docx", "c.zip"]
+    assert len(run(library, folder).unchanged) == 3
 
 
 def test_a_failure_under_one_encoding_says_nothing_of_another(library: Library, folder: Path) -> None:
