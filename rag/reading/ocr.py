@@ -15,7 +15,7 @@ from ...core.errors import UnreadableDocument
 from .build import TextBuilder
 
 HINT = 'To recognise text in pictures, pip install "hanpaca[ocr]" and read the file again.'
-"""Libraries keep it with a file and know by it what to read again (`rag.sync`): reworded, it is not found in old ones."""
+"""Libraries keep it with a file and know by it what to read again (`rag.sync`): reworded, it misses older ones."""
 NOTHING_FOUND = "Recognition (OCR) found nothing either; look whether the pictures hold text."
 
 LITTLE = 50
