@@ -25,7 +25,7 @@ from .gguf_header import read
 from .memory import RESERVE, WORKING, available
 from .weights.files import gib, new_file
 
-CANDIDATES = ("Q4_0", "Q8_0", "F16", "BF16")
+CANDIDATES = ("Q4_0", "Q4_0+BF16", "Q8_0", "F16", "BF16")
 LOSS_FREE = "Q8_0"
 """What a packaged model becomes by itself: its output differs from the original's by rounding only.
 
@@ -142,7 +142,7 @@ def _worth_trying(original: Path, types: Sequence[str], tell: Callable[[str], No
     own, room = read(original).metadata.get("general.file_type"), available() * RESERVE - WORKING
     why: dict[str, str] = {}
     for name, size in plan(original, tuple(dict.fromkeys(types))):
-        if TYPES[name] == own:
+        if TYPES.get(name) == own:
             why[name] = "the file has it"
         elif size > room:
             why[name] = f"it takes {gib(size)} of memory and {gib(max(room, 0))} may be used"

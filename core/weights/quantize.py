@@ -38,6 +38,9 @@ TYPES: dict[str, int] = {
 ALIASES = {"Q5_K": "Q5_K_M", "Q4_K": "Q4_K_M", "Q3_K": "Q3_K_M", "MXFP4": "MXFP4_MOE"}
 """Names of published files, and llama.cpp's."""
 
+OUTPUT_TYPES: dict[str, int] = {"F32": 0, "F16": 1, "BF16": 30, "Q8_0": 8}
+"""What may follow a type after a +, as the type of the output matrix, and its `ggml_type`."""
+
 _BEGUN = re.compile(r"\[\s*\d+/\s*\d+\]\s+(\S+)\s+- \[")
 _PLANNED = re.compile(r"^\[\s*\d+/\s*\d+\]\s+(\S+)\s+- \[.*?size =[^\n(]*(?:\((\w+)\))?$", re.MULTILINE)
 _REASON = re.compile(r"failed to quantize: (.*)")
@@ -45,14 +48,25 @@ _WANTS_IMATRIX = "will require an imatrix"
 
 
 def type_name(text: str) -> str:
-    """llama.cpp's spelling of a type, from any case and from published names (`q4_k`). Raises `BadInput`."""
-    name = text.strip().upper()
+    """llama.cpp's spelling of a type, from any case and from published names (`q4_k`). Raises `BadInput`.
+
+    `Q4_0+BF16` is Q4_0 with the output matrix in BF16.
+    """
+    name, plus, output = text.strip().upper().partition("+")
+    if plus and output not in OUTPUT_TYPES:
+        raise BadInput(f"{text!r} names no type for the output matrix.", f"After the +: {', '.join(OUTPUT_TYPES)}.")
     name = ALIASES.get(name, name)
     if name not in TYPES:
         near = difflib.get_close_matches(name, TYPES, n=1)
         guess = f" Did you mean {near[0]}?" if near else ""
         raise BadInput(f"{text!r} is no quantization type.{guess}", "Known: " + ", ".join(TYPES) + ".")
-    return name
+    return name + plus + output
+
+
+def _job(name: str, dst: Path, dry: str | None) -> dict[str, Any]:
+    """What the child is to do; `name` is `type_name`'s."""
+    kind, _, output = name.partition("+")
+    return {"ftype": TYPES[kind], "output": OUTPUT_TYPES.get(output), "dst": str(dst), "dry": dry}
 
 
 def quantize(
@@ -63,7 +77,7 @@ def quantize(
     threads: int | None = None,
     imatrix: Path | None = None,
 ) -> Path:
-    """Write `src` to `dst` in another type. Quantized files can be quantized again, with a loss.
+    """Write `src` to `dst` in another type (see `type_name`). Quantized files can be quantized again, with a loss.
 
     `imatrix` is an importance matrix (`core.evaluation.importance` makes one), which the smallest types need and with
     which all of four bits and fewer lose less. Runs in a child process that an exception in
@@ -74,13 +88,12 @@ def quantize(
     info = _source(src)
     if dst.exists() and dst.samefile(src):
         raise BadInput("The output is the input.", "Name another file.")
-    ftype = TYPES[name]
     only_replaces(dst, b"GGUF", "GGUF file")
     if imatrix is not None and imatrix.is_file():
         read_imatrix(imatrix)  # to say now what is wrong with it
     with new_file(dst) as partial:
         trial = "weighted" if imatrix else "plain"
-        jobs = [{"ftype": ftype, "dst": str(partial), "dry": dry} for dry in (trial, None)]
+        jobs = [_job(name, partial, dry) for dry in (trial, None)]
         with _child(src, jobs, threads, imatrix) as messages:
             log = _until_done(messages, 0)
             if _WANTS_IMATRIX in log and imatrix is None:
@@ -105,8 +118,8 @@ def plan(model: Path | Shape, types: Sequence[str] = tuple(TYPES)) -> list[tuple
     with tempfile.TemporaryDirectory() as folder:
         source = _hollow(model, Path(folder))
         info = _source(source)
-        never = str(Path(folder) / "never")
-        jobs = [{"ftype": TYPES[name], "dst": never, "dry": dry} for name in names for dry in ("plain", "weighted")]
+        never = Path(folder) / "never"
+        jobs = [_job(name, never, dry) for name in names for dry in ("plain", "weighted")]
         with _child(source, jobs, None, None) as messages:
             logs = [_until_done(messages, job) for job in range(len(jobs))]
     needy = [_WANTS_IMATRIX in plain for plain in logs[::2]]
@@ -117,7 +130,7 @@ def needs_imatrix(model: Path | Shape, type: str) -> bool:
     """Whether llama.cpp quantizes this model to `type` only with an importance matrix. Reads no weights."""
     with tempfile.TemporaryDirectory() as folder:
         source = _hollow(model, Path(folder))
-        jobs = [{"ftype": TYPES[type_name(type)], "dst": str(Path(folder) / "never"), "dry": "plain"}]
+        jobs = [_job(type_name(type), Path(folder) / "never", "plain")]
         with _child(source, jobs, None, None) as messages:
             return _WANTS_IMATRIX in _until_done(messages, 0)
 

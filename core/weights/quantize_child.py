@@ -4,7 +4,9 @@ llama.cpp's quantization has no progress and no cancel hook, only a log that is 
 here, alone, and tells its log to the parent as it comes; to cancel is to kill. The task comes as one line of JSON
 on standard input; when that closes, the parent has gone, and this process ends too. Knows nothing of what it is for.
 
-    in:  {"src": path, "jobs": [{"ftype": 2, "dst": path, "dry": "plain"}, …], "threads": 2, "imatrix": path or null}
+    in:  {"src": path, "jobs": [job, …], "threads": 2, "imatrix": path or null}
+    job: {"ftype": 2, "output": 30, "dst": path, "dry": "plain"}
+         output: the output matrix's ggml_type, or null for what goes with ftype
          dry: "plain", "weighted" (as if there were an importance matrix), or null for the real thing
     out: {"job": 0, "log": text} …, then {"job": 0, "result": 0} for each job
 """
@@ -44,6 +46,8 @@ def main() -> None:
         params = L.llama_model_quantize_default_params()
         params.nthread, params.ftype, params.dry_run = task["threads"], job["ftype"], job["dry"] is not None
         params.allow_requantize = True
+        if job["output"] is not None:
+            params.output_tensor_type = job["output"]
         if job["dry"] == "weighted":
             params.imatrix = _table(L, {"any": np.ones(1, np.float32)})  # its presence alone decides about types
         elif importance is not None:

@@ -59,7 +59,12 @@ def quantize(argv: list[str]) -> int:
         help="a GGUF file; for --plan also a folder, or a name from `hanpaca models`",
     )
     parser.add_argument("out", type=Path, nargs="?", metavar="OUT.gguf")
-    parser.add_argument("type", nargs="?", metavar="TYPE", help="llama.cpp's name or the published one: Q4_K_M or q4_k")
+    parser.add_argument(
+        "type",
+        nargs="?",
+        metavar="TYPE",
+        help="llama.cpp's name or the published one: Q4_K_M or q4_k; Q4_0+BF16: with the output matrix in BF16",
+    )
     parser.add_argument("--plan", action="store_true", help="only show the size of every type, or of the types named")
     parser.add_argument(
         "--imatrix",

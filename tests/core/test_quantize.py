@@ -114,6 +114,19 @@ def test_names_of_published_files() -> None:
         type_name("Q4_KM")
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_output_matrix_may_have_a_type_of_its_own(tmp_path: Path, tied: bool) -> None:
+    source = write_gguf(tmp_path / "model.gguf", shape=Sizes(hidden=256, ffn=512), tied=tied)
+    out = quantize(source, tmp_path / "out.gguf", " q4_0+bf16")
+    types = {tensor.name: tensor.type for tensor in gguf_header.read(out).tensors}
+    assert types["token_embd.weight" if tied else "output.weight"] == "BF16" and types["blk.0.ffn_up.weight"] == "Q4_0"
+    assert tied or types["token_embd.weight"] == "Q4_0"
+    assert abs(out.stat().st_size - dict(plan(source, ["Q4_0+BF16"]))["Q4_0+BF16"]) <= 64
+    for wrong in ("Q4_0+Q4_K", "Q4_0+", "+BF16"):
+        with pytest.raises(BadInput):
+            type_name(wrong)
+
+
 def test_a_quantized_model_still_speaks_alike(source: Path, tmp_path: Path) -> None:
     from native_logits import native
 
