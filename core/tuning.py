@@ -100,7 +100,7 @@ def tune(
     Types of few bits are made with an importance matrix of the model, where it is of the LLaMA kind: SmolLM2's Q4_0
     loses a third then of what it loses without. The file's own type, and what does not fit in memory, is left out.
     Returns all trials, the original first, and the one chosen. Files of the others are deleted, each as soon as it has
-    lost. Takes a minute for a small model, a quarter of an hour for 7B; needs disk for the two largest types, besides
+    lost. Takes a minute for a small model, twenty minutes for 7B; needs disk for the two largest types, besides
     the one in use. Raises `BadInput` for sources that are not GGUF files, and where no type is left to try.
     """
     from .weights.quantize import type_name
@@ -142,7 +142,7 @@ def _worth_trying(original: Path, types: Sequence[str], tell: Callable[[str], No
     own, room = read(original).metadata.get("general.file_type"), available() * RESERVE - WORKING
     why: dict[str, str] = {}
     for name, size in plan(original, tuple(dict.fromkeys(types))):
-        if TYPES.get(name) == own:
+        if TYPES.get(name, -1) == own:  # neither is known of a file without it, nor of Q4_0+BF16
             why[name] = "the file has it"
         elif size > room:
             why[name] = f"it takes {gib(size)} of memory and {gib(max(room, 0))} may be used"

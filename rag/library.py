@@ -107,7 +107,6 @@ class Library:
     @property
     def embedder(self) -> Embedder:
         """The embedder, loaded at first use. Raises `LibraryMismatch` if the vectors were made by another one."""
-        HOME.enter()
         return self._own.embedder
 
     def _setting(self, name: str) -> str | None:
@@ -259,7 +258,6 @@ class Library:
 
     def query_vector(self, text: str) -> NDArray[np.float32]:
         """The vector of a question; the last few are remembered."""
-        HOME.enter()
         return self._own.query_vector(text)
 
     def nearness(self, question: str) -> Callable[[Sequence[str]], list[float]] | None:

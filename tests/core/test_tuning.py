@@ -1,5 +1,6 @@
 """Tuning on small random files and on the packaged model: what is made, kept, used and undone."""
 
+import dataclasses
 from pathlib import Path
 
 import gguf_files
@@ -55,6 +56,14 @@ def test_its_own_type_and_what_does_not_fit_in_memory_are_left_out(source, monke
     with pytest.raises(BadInput, match=r"no type to try.*memory"):
         tuning.tune(small, ["Q4_0", "Q8_0"])
     assert tuning.tuned(small) == before, "nothing was compared"
+
+
+def test_a_file_that_does_not_tell_its_type_has_none_of_them(source, monkeypatch):
+    found = tuning.read(source.path)
+    untold = {key: value for key, value in found.metadata.items() if key != "general.file_type"}
+    monkeypatch.setattr(tuning, "read", lambda path: dataclasses.replace(found, metadata=untold))
+    wanted = ["Q8_0", "Q4_0+BF16"]
+    assert tuning._worth_trying(source.path, wanted, print) == wanted
 
 
 def test_the_file_of_a_type_that_lost_is_deleted_at_once(source, monkeypatch):
