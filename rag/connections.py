@@ -15,7 +15,7 @@ from ..core.errors import Closed
 from ..core.forks import Home
 
 BUSY_SECONDS = 20.0
-HOME = Home("a library")
+LIBRARY_HOME = Home("a library")
 """SQLite's locks are the process's own: a fork that writes may spoil the file, even by a connection of its own."""
 
 
@@ -56,7 +56,7 @@ class Connections:
 
         The block must end in the thread in which it began: no generator may be left in the middle of one.
         """
-        HOME.enter()
+        LIBRARY_HOME.enter()
         held: _Held | None = getattr(self._local, "held", None)
         if held is None:
             held = self._local.held = self._open()

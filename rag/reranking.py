@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import BadInput, BadModelFile, EngineUnavailable
-from .embedding import HOME
+from .embedding import EMBEDDING_HOME
 from .sentence_model import find_folder, no_progress_bar
 
 RERANKED = 20
@@ -50,7 +50,7 @@ class CrossEncoderReranker:
 
     def score(self, question: str, texts: Sequence[str]) -> NDArray[np.float32]:
         """(len(texts),). Raises `BadModelFile` for a model that cannot be loaded or gives more than one score."""
-        HOME.enter()
+        EMBEDDING_HOME.enter()
         if not texts:
             return np.zeros(0, np.float32)
         with self._lock:

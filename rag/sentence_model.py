@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import BadModelFile, EngineUnavailable, ModelNotFound
-from .embedding import HOME
+from .embedding import EMBEDDING_HOME
 
 _PREFIXES = (
     # of models whose own files do not say them: part of the name, query prefix, passage prefix
@@ -81,7 +81,7 @@ class SentenceModel:
         return self._embed(texts, self._prefixes[1])
 
     def _embed(self, texts: Sequence[str], prefix: str) -> NDArray[np.float32]:
-        HOME.enter()
+        EMBEDDING_HOME.enter()
         if not texts:
             return np.zeros((0, self.dimension), np.float32)
         with self._lock:

@@ -38,8 +38,7 @@ class Scheduler:
         self, decoder: Decoder, *, running: int = 64, chunk: int = 64, idle: int = 512, shelf: int = 0
     ) -> None:
         """`shelf`: bytes of host memory for cached sequences; with any, at most `idle` of their cells stay in the
-        context. `chunk`:
-        tokens of prompts beside decoding sequences, where attention has no tiles."""
+        context. `chunk`: tokens of prompts beside decoding sequences, where attention has no tiles."""
         self._decoder = decoder
         self._most_running = min(running, decoder.sequences, decoder.outputs)
         self._chunk = min(chunk, decoder.batch)
@@ -177,7 +176,7 @@ class Scheduler:
         for sequence, count in shares:
             job, start = sequence.job, len(sequence.tokens)
             assert job is not None
-            tokens += sequence.todo[:count]
+            tokens += sequence.pending[:count]
             positions += range(start, start + count)
             ids += [sequence.id] * count
             outputs += [position >= job.first_output for position in range(start, start + count)]
@@ -201,22 +200,22 @@ class Scheduler:
         Every decoding sequence has one. Of the rest the oldest prefilling sequence gets half, so that it ends; the
         others follow by what they still need, so that a short prompt need not wait for a long one.
         """
-        shares = [(sequence, 1) for sequence in self._sequences.running if len(sequence.todo) == 1]
-        prefilling = [sequence for sequence in self._sequences.running if len(sequence.todo) > 1]
+        shares = [(sequence, 1) for sequence in self._sequences.running if len(sequence.pending) == 1]
+        prefilling = [sequence for sequence in self._sequences.running if len(sequence.pending) > 1]
         if not prefilling or (shares and self._sequences.moved > QUICK):
             return shares
-        oldest, others = prefilling[0], sorted(prefilling[1:], key=lambda s: len(s.todo))
+        oldest, others = prefilling[0], sorted(prefilling[1:], key=lambda s: len(s.pending))
         room = self._decoder.batch
         if shares:
-            waiting = sum(len(s.todo) for s in prefilling)
-            room = chunk_beside(self._decoder, self._chunk, len(shares), len(oldest.tokens), waiting)
+            pending = sum(len(s.pending) for s in prefilling)
+            room = chunk_beside(self._decoder, self._chunk, len(shares), len(oldest.tokens), pending)
         left = room // 2 if others else room
-        counts = {oldest.id: min(left, len(oldest.todo))}
+        counts = {oldest.id: min(left, len(oldest.pending))}
         room -= counts[oldest.id]
         for sequence in others:
-            counts[sequence.id] = min(room, len(sequence.todo))
+            counts[sequence.id] = min(room, len(sequence.pending))
             room -= counts[sequence.id]
-        counts[oldest.id] += min(room, len(oldest.todo) - counts[oldest.id])
+        counts[oldest.id] += min(room, len(oldest.pending) - counts[oldest.id])
         return self._within_outputs(shares + [(s, counts[s.id]) for s in prefilling if counts[s.id]])
 
     def _within_outputs(self, shares: list[tuple[Slot, int]]) -> list[tuple[Slot, int]]:
@@ -244,12 +243,12 @@ class Scheduler:
         except Exception as error:
             self._retire(sequence, error)
             return
-        if sequence.todo:
+        if sequence.pending:
             return
         if following is None or not sequence.promised:
             self._retire(sequence, None)
         else:
-            sequence.todo.append(following)
+            sequence.pending.append(following)
 
     # -- ends ----------------------------------------------------------------------------------------------------
 

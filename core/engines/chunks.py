@@ -15,16 +15,16 @@ DEEP_TAIL = 2048
 """Tokens before the end of a prompt from which on that goes in two halves, where it fills no tile."""
 
 
-def chunk_beside(decoder: Decoder, chunk: int, decoding: int, depth: int, waiting: int) -> int:
-    """Most tokens of prompts, of `waiting`, beside `decoding` sequences, after `depth` tokens of the oldest prompt.
+def chunk_beside(decoder: Decoder, chunk: int, decoding: int, depth: int, pending: int) -> int:
+    """Most tokens of prompts, of `pending`, beside `decoding` sequences, after `depth` tokens of the oldest prompt.
 
     `chunk` is that number for a decoder without tiles at the beginning of a prompt.
     """
     if decoder.tile == 1:
         return min(-(-chunk * DEEP // (DEEP + depth)), decoder.batch - decoding)
     room = min(_rows(decoder, decoding, depth), decoder.batch) - decoding
-    is_costly_tail = depth >= DEEP_TAIL and room // 2 < waiting < room
-    return -(-waiting // 2) if is_costly_tail else room
+    is_costly_tail = depth >= DEEP_TAIL and room // 2 < pending < room
+    return -(-pending // 2) if is_costly_tail else room
 
 
 def _rows(decoder: Decoder, decoding: int, depth: int) -> int:

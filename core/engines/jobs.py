@@ -86,7 +86,7 @@ class Slot:
         self.id = id
         self.tokens: list[int] = []
         self.cells: list[int] = []
-        self.todo: list[int] = []
+        self.pending: list[int] = []
         self.job: Job | None = None
         self.promised = 0
         self.used = 0.0
@@ -96,7 +96,7 @@ class Slot:
 
     @property
     def target(self) -> list[int]:
-        return self.tokens + self.todo
+        return self.tokens + self.pending
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int], limit: int) -> int:

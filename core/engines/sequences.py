@@ -53,7 +53,7 @@ class Sequences:
             length = common_prefix(job.tokens, sequence.tokens, limit)
             if length > shared:
                 best, shared = sequence, length
-            if length == len(sequence.tokens) and len(sequence.todo) > 1:
+            if length == len(sequence.tokens) and len(sequence.pending) > 1:
                 coming = common_prefix(job.tokens, sequence.target, limit)
                 if coming > later:
                     soon, later = sequence, coming
@@ -75,7 +75,7 @@ class Sequences:
             sequence = self._branch(source, shared)
         self._make_room(need)
         sequence.job = job
-        sequence.todo = job.tokens[shared:]
+        sequence.pending = job.tokens[shared:]
         sequence.promised = need
         self.promised += need
         self.running.append(sequence)
@@ -84,8 +84,8 @@ class Sequences:
 
     def book(self, sequence: Slot, count: int) -> None:
         """`count` tokens of a running sequence have been computed."""
-        sequence.tokens += sequence.todo[:count]
-        del sequence.todo[:count]
+        sequence.tokens += sequence.pending[:count]
+        del sequence.pending[:count]
         sequence.cells += self.cells.take(count, pin=True)
         sequence.promised -= count
         self.promised -= count
@@ -97,7 +97,7 @@ class Sequences:
         self.running.remove(sequence)
         self.promised -= sequence.promised
         sequence.promised = 0
-        sequence.todo = []
+        sequence.pending = []
         sequence.used = time.monotonic()
         self.cells.unpin(sequence.cells)
         self.cached.append(sequence)

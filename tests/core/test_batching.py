@@ -79,7 +79,7 @@ def step(scheduler, decoder):
     """One step, which computes nothing for those who have gone and lets every decoding sequence go on."""
     if not scheduler.busy:
         return
-    decoding = [s for s in scheduler._sequences.running if len(s.todo) == 1 and s.job and not s.job.cancelled]
+    decoding = [s for s in scheduler._sequences.running if len(s.pending) == 1 and s.job and not s.job.cancelled]
     wanted = {s.id: len(s.tokens) for s in decoding if s.job.deadline is None}
     fails, before = decoder.fail_next, len(decoder.passes)
     scheduler.step()
