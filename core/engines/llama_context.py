@@ -45,7 +45,7 @@ class NativeContext:
         watch: Any = None,
     ) -> None:
         self.L = L = weights.L
-        self._weights = weights
+        self.weights = weights
         params = L.llama_context_default_params()
         params.n_ctx = -(-cells // 256) * 256
         params.n_batch = params.n_ubatch = min(batch or weights.batch, params.n_ctx)
@@ -162,7 +162,7 @@ class NativeContext:
         address = ctypes.cast(pointer, ctypes.c_void_p).value
         if not address:
             raise EngineFailure(f"Row {row} of the last pass has no logits.")
-        floats = memoryview((ctypes.c_float * self._weights.size).from_address(address)).cast("B")
+        floats = memoryview((ctypes.c_float * self.weights.size).from_address(address)).cast("B")
         return np.frombuffer(floats, dtype=np.float32)
 
     def close(self) -> None:

@@ -20,7 +20,8 @@ from ..errors import BadInput, UnsupportedFeature
 from ..sampling import Sampling
 from . import grammar as grammars
 from .base import TokenLogprob
-from .generation import log_softmax
+from .candidates import Candidates
+from .generation import log_probability, log_softmax
 from .json_schema import gbnf_of_schema
 from .llama_context import NativeContext
 from .llama_native import NativeWeights, native_errors
@@ -37,6 +38,7 @@ class Sampler:
         self._L = weights.L
         self._weights = weights
         self._wanted = sampling.logprobs
+        self.candidates = Candidates(sampling)
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
         self._chain = self._grammar = None
         try:
@@ -48,9 +50,17 @@ class Sampler:
 
     def draw(self, context: NativeContext, row: int) -> int:
         """The next token after `row` of the last pass."""
-        if self._grammar is None:
+        if self._grammar is None and not self.candidates.few:
             return int(self._L.llama_sampler_sample(self._chain, context.handle, row))
         token = self._apply(context, row)
+        if self._grammar is not None:
+            token = self._held(context, row, token)
+        self._L.llama_sampler_accept(self._chain, token)
+        self.candidates.accept(token)
+        return token
+
+    def _held(self, context: NativeContext, row: int, token: int) -> int:
+        """`token` if the grammar allows it, else another one that it allows; the grammar goes on with it."""
         refused: list[int] = []
         while not self._allows(token):  # accepting it would end the process
             if token in refused or len(refused) == _TRIES:
@@ -62,17 +72,18 @@ class Sampler:
             token = self._apply(context, row, refused)
         self._utf8.decode(self._weights.token_bytes(token))
         self._L.llama_sampler_accept(self._grammar, token)
-        self._L.llama_sampler_accept(self._chain, token)
         return token
 
     def logprob(self, context: NativeContext, row: int, token: int) -> TokenLogprob | None:
         """The token's log-probability and the likeliest alternatives, where the settings ask for them."""
         if self._wanted is None:
             return None
+        piece = self._weights.token_bytes
+        if not self._wanted:
+            return TokenLogprob(token, piece(token), log_probability(context.logits(row), token), ())
         logprobs = log_softmax(context.logits(row))
         count = min(self._wanted, logprobs.size)
-        best = np.argpartition(-logprobs, range(count))[:count] if count else np.empty(0, np.intp)
-        piece = self._weights.token_bytes
+        best = np.argpartition(-logprobs, range(count))[:count]
         top = tuple((int(t), piece(int(t)), float(logprobs[t])) for t in best)
         return TokenLogprob(token, piece(token), float(logprobs[token]), top)
 
@@ -145,8 +156,11 @@ class Sampler:
     def _apply(self, context: NativeContext, row: int, refused: Sequence[int] = ()) -> int:
         """The chain's choice; once a token was refused, of those that the grammar allows."""
         logits = context.logits(row)
-        candidates = np.empty(logits.size, _CANDIDATE)
-        candidates["id"], candidates["logit"], candidates["p"] = np.arange(logits.size), logits, 0
+        ids = None if refused else self.candidates.of(logits)
+        if ids is None:
+            ids = np.arange(logits.size)
+        candidates = np.empty(ids.size, _CANDIDATE)
+        candidates["id"], candidates["logit"], candidates["p"] = ids, logits[ids], 0
         array = self._array(candidates)
         if refused:
             candidates["logit"][self._weights.never_in_text] = -np.inf

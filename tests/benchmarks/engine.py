@@ -28,8 +28,10 @@ from hanpaca.core.engines.base import Request
 from hanpaca.core.engines.llama_context import NativeContext
 from hanpaca.core.engines.llama_cpp import LlamaCppEngine, LlamaCppOptions
 from hanpaca.core.engines.llama_native import NativeWeights
+from hanpaca.core.engines.llama_sampling import Sampler
 from hanpaca.core.evaluation.speed import decode_rate
 from hanpaca.core.gguf_header import read, rope_of
+from hanpaca.core.sampling import Sampling
 
 
 def one_stream(report: Report, name: str, path: Path, new: int) -> None:
@@ -151,6 +153,25 @@ def cancellation(report: Report, name: str, engine: LlamaCppEngine) -> None:
     report.check(f"{name} steps after a cancel", worst, most=1)
 
 
+def draws(report: Report, name: str, context: NativeContext) -> None:
+    """Microseconds of a draw by the default settings, the logits just computed, against llama.cpp's chain over all
+    tokens. Twenty passes, half of the rows each, so that neither finds what the other has brought into the caches."""
+    took: tuple[list[float], list[float]] = ([], [])
+    ours, whole = (Sampler(context.weights, Sampling(seed=1)) for _ in took)
+    whole.candidates.few = False
+    for _ in range(20):
+        context.trim(0, 0)
+        context.decode(prompt(32), range(32), [0] * 32, [True] * 32)
+        for row in range(32):
+            sampler, times = ((ours, took[0]), (whole, took[1]))[row % 2]
+            times.append(timed(partial(sampler.draw, context, row)))
+    mine, other = (1e6 * statistics.median(times) for times in took)
+    report.say(f"  {name}: a draw {mine:.0f} µs, llama_sampler_sample {other:.0f}")
+    report.check(f"{name} a draw / llama_sampler_sample", mine / other, most=1)
+    for sampler in (ours, whole):
+        sampler.free()
+
+
 def server(report: Report, name: str, path: Path, engine: LlamaCppEngine, new: int) -> None:
     """Total tokens/s of 16 callers against llama-cpp-python's own server with 16 clients: over the same file, and, for
     a model that a package carries, over the type that `load` uses, while the server runs the packaged file."""
@@ -202,7 +223,7 @@ def vllm(report: Report, url: str, path: Path) -> None:
     engine.close()
 
 
-PARTS = ("one-stream", "batches", "prefixes", "stalls", "cancellation", "server")
+PARTS = ("one-stream", "batches", "prefixes", "stalls", "cancellation", "draws", "server")
 
 
 def measure(report: Report, name: str, path: Path, new: int, parts: Sequence[str]) -> None:
@@ -218,6 +239,7 @@ def measure(report: Report, name: str, path: Path, new: int, parts: Sequence[str
         "prefixes": partial(prefixes, report, name, engine),
         "stalls": partial(stalls, report, name, engine),
         "cancellation": partial(cancellation, report, name, engine),
+        "draws": partial(draws, report, name, context),
         "server": partial(server, report, name, path, engine, new),
     }
     try:
