@@ -25,7 +25,8 @@ from .gguf_header import read
 from .memory import RESERVE, WORKING, available
 from .weights.files import gib, new_file
 
-CANDIDATES = ("Q4_0", "Q4_0+BF16", "Q8_0", "F16", "BF16")
+CANDIDATES = ("Q4_0", "Q4_0+BF16", "IQ4_NL", "Q4_K_M", "Q5_K_M", "Q8_0", "F16", "BF16")
+"""Fast ones where CPUs have kernels for them. The published 7B loses 3.8 % in Q4_0, 1.2 % in Q4_K_M, .4 % in Q5_K_M."""
 LOSS_FREE = "Q8_0"
 """What a packaged model becomes by itself: its output differs from the original's by rounding only.
 
@@ -100,7 +101,7 @@ def tune(
     Types of few bits are made with an importance matrix of the model, where it is of the LLaMA kind: SmolLM2's Q4_0
     loses a third then of what it loses without. The file's own type, and what does not fit in memory, is left out.
     Returns all trials, the original first, and the one chosen. Files of the others are deleted, each as soon as it has
-    lost. Takes a minute for a small model, twenty minutes for 7B; needs disk for the two largest types, besides
+    lost. Takes a minute for a small model, forty for 7B; needs disk for the two largest types, besides
     the one in use. Raises `BadInput` for sources that are not GGUF files, and where no type is left to try.
     """
     from .weights.quantize import type_name

@@ -52,7 +52,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def size(bytes_: float) -> str:
     """Bytes in the unit people use for them."""
-    if bytes_ >= GIB / 10:
+    if bytes_ >= GIB:
         return f"{bytes_ / GIB:.1f} GiB"
     return f"{bytes_ / 2**20:.1f} MiB" if bytes_ >= 2**20 / 10 else f"{bytes_ / 1024:.1f} KiB"
 

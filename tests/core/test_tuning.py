@@ -42,6 +42,11 @@ def test_the_fastest_type_within_the_allowed_loss_is_kept_and_used(source):
     assert kept == ([] if chosen.type == "as it is" else [used.name]), "the others' files are deleted"
 
 
+def test_by_default_every_kind_of_type_is_tried(source):
+    trials, _ = tuning.tune(source)
+    assert [trial.type for trial in trials] == ["as it is", *tuning.CANDIDATES]
+
+
 def test_its_own_type_and_what_does_not_fit_in_memory_are_left_out(source, monkeypatch):
     path = tuning.make(source.path, "Q8_0")
     small = resolve(path)
