@@ -7,7 +7,8 @@ A job is in one of these states:
 
 *Running* has two phases that nothing but the number of tokens still to be computed tells apart: with more than one
 the sequence prefills, with one it decodes. Each step is one `decode` of every decoding sequence's token and, in
-what room is left, of chunks of the prefilling ones, so a long prompt delays the others by one chunk at most.
+what room is left, of chunks of the prefilling ones, so a long prompt delays the others by one chunk at most. Where
+nothing prefills, guesses at a decoding sequence's next tokens come along (`lookup.py`); the wrong ones are trimmed.
 
 Invariants, kept by every method and checked by the property tests:
 
@@ -26,9 +27,9 @@ import time
 from collections import deque
 
 from ..errors import ContextOverflow, EngineFailure, HanpacaError, TimedOut
-from .chunks import chunk_beside
 from .jobs import Decoder, Job, Slot
-from .sequences import QUICK, Sequences
+from .sequences import Sequences
+from .shares import shares_of
 
 
 class Scheduler:
@@ -168,7 +169,7 @@ class Scheduler:
     # -- one forward pass ----------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        shares = self._shares()
+        shares = shares_of(self._sequences, self._decoder, self._chunk)
         tokens: list[int] = []
         positions: list[int] = []
         ids: list[int] = []
@@ -176,7 +177,7 @@ class Scheduler:
         for sequence, count in shares:
             job, start = sequence.job, len(sequence.tokens)
             assert job is not None
-            tokens += sequence.pending[:count]
+            tokens += sequence.pending[:count] + sequence.guess
             positions += range(start, start + count)
             ids += [sequence.id] * count
             outputs += [position >= job.first_output for position in range(start, start + count)]
@@ -189,47 +190,21 @@ class Scheduler:
         self.computed += len(tokens)
         row = 0
         for sequence, count in shares:
-            self._sequences.book(sequence, count)
-            self._deliver(sequence, row, count)
+            guess, sequence.guess = sequence.guess, []
+            self._sequences.book(sequence, count - len(guess))
+            self._deliver(sequence, row, count - len(guess))
+            if guess:
+                self._follow(sequence, row + 1, guess)
             row += count
 
-    def _shares(self) -> list[tuple[Slot, int]]:
-        """How many tokens each running sequence computes in this step.
-
-        Where a copy to or from the shelf has taken this step's time already, the decoding ones go on alone.
-        Every decoding sequence has one. Of the rest the oldest prefilling sequence gets half, so that it ends; the
-        others follow by what they still need, so that a short prompt need not wait for a long one.
-        """
-        shares = [(sequence, 1) for sequence in self._sequences.running if len(sequence.pending) == 1]
-        prefilling = [sequence for sequence in self._sequences.running if len(sequence.pending) > 1]
-        if not prefilling or (shares and self._sequences.moved > QUICK):
-            return shares
-        oldest, others = prefilling[0], sorted(prefilling[1:], key=lambda s: len(s.pending))
-        room = self._decoder.batch
-        if shares:
-            pending = sum(len(s.pending) for s in prefilling)
-            room = chunk_beside(self._decoder, self._chunk, len(shares), len(oldest.tokens), pending)
-        left = room // 2 if others else room
-        counts = {oldest.id: min(left, len(oldest.pending))}
-        room -= counts[oldest.id]
-        for sequence in others:
-            counts[sequence.id] = min(room, len(sequence.pending))
-            room -= counts[sequence.id]
-        counts[oldest.id] += min(room, len(oldest.pending) - counts[oldest.id])
-        return self._within_outputs(shares + [(s, counts[s.id]) for s in prefilling if counts[s.id]])
-
-    def _within_outputs(self, shares: list[tuple[Slot, int]]) -> list[tuple[Slot, int]]:
-        """Cut shares so that no more tokens ask for logits than one pass gives; a score may ask for many."""
-        left = self._decoder.outputs
-        result: list[tuple[Slot, int]] = []
-        for sequence, count in shares:
-            assert sequence.job is not None
-            silent = max(0, min(count, sequence.job.first_output - len(sequence.tokens)))
-            count = silent + min(count - silent, left)
-            left -= count - silent
-            if count:
-                result.append((sequence, count))
-        return result
+    def _follow(self, sequence: Slot, row: int, guess: list[int]) -> None:
+        """Go on while what was drawn is what was guessed, whose rows begin at `row`; the rest leaves its cells."""
+        for place, token in enumerate(guess):
+            if sequence.pending != [token]:
+                break
+            self._sequences.book(sequence, 1)
+            self._deliver(sequence, row + place, 1)
+        self._decoder.trim(sequence.id, len(sequence.tokens))
 
     def _deliver(self, sequence: Slot, row: int, count: int) -> None:
         """Hand a job its outputs; `row` is the first of its `count` rows."""

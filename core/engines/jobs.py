@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from .lookup import Lookup
+
 
 class Decoder(Protocol):
     """The native side: cache cells by sequence id, and one forward pass."""
@@ -63,6 +65,8 @@ class Job:
         self.owner: object = None
         self.decoder: Any = None
         self.defer: tuple[Slot, Job | None, int] | None = None
+        self.lookup: Lookup | None = None
+        """Guesses at what comes next, where the job wants them."""
 
     def started(self, cached: int) -> None:
         """The job was admitted; `cached` of its tokens need no computing."""
@@ -87,6 +91,8 @@ class Slot:
         self.tokens: list[int] = []
         self.cells: list[int] = []
         self.pending: list[int] = []
+        self.guess: list[int] = []
+        """What may follow `pending`: computed in the same pass, and kept where it was drawn."""
         self.job: Job | None = None
         self.promised = 0
         self.used = 0.0

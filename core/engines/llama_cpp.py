@@ -20,6 +20,7 @@ from .llama_native import physical_cores
 from .llama_sampling import Sampler
 from .llama_shared import ContextKey, SharedWeights, stamp
 from .local import LocalEngine, adapters_of, check_alpha, check_switches, check_whole_numbers
+from .lookup import MOST_GUESSED
 
 if TYPE_CHECKING:
     from ..catalog import ModelSource
@@ -65,6 +66,8 @@ class LlamaCppOptions:
     tenth of the free memory, at most 2 GiB."""
     queue: int = 1024
     """Most requests that wait; more are refused with `Busy`."""
+    prompt_lookup: int = 0
+    """Tokens to guess ahead in each step from what stands in the prompt and the answer; 3 is a good number, 0 none."""
 
     def __post_init__(self) -> None:
         if self.kv_type not in KV_TYPES:
@@ -84,6 +87,7 @@ class LlamaCppOptions:
                 ("running", 1, 256),
                 ("queue", 1, 10**6),
                 ("prefix_memory", 0, 2**50),
+                ("prompt_lookup", 0, MOST_GUESSED),
             ],
         )
         object.__setattr__(self, "tensor_split", _shares(self.tensor_split))

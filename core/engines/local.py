@@ -22,6 +22,7 @@ from .assembly import Assembly
 from .base import Listener, Request, Vocabulary
 from .generation import GenerationHandle, GenerationJob, ScoreJob, TokenSampler
 from .jobs import Job
+from .lookup import Lookup
 from .shared import Shared
 
 
@@ -36,6 +37,8 @@ class LocalOptions(Protocol):
     def extension(self) -> Choice: ...
     @property
     def queue(self) -> int: ...
+    @property
+    def prompt_lookup(self) -> int: ...
 
 
 class LocalEngine:
@@ -93,6 +96,8 @@ class LocalEngine:
         assembly = Assembly(request, listener, self.vocabulary.ends, self._piece)
         with self._weights.reading():
             job = GenerationJob(request, limit, self._sampler(request), assembly)
+        if self._limits.prompt_lookup:
+            job.lookup = Lookup(self._limits.prompt_lookup)
         self._enqueue(key, job)
         return GenerationHandle(job)
 

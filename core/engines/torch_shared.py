@@ -14,6 +14,7 @@ from ..errors import BadInput
 from ..rope import Choice, Rope, RopePlan, check_extension
 from .batching import Scheduler
 from .local import check_alpha, check_whole_numbers
+from .lookup import MOST_GUESSED
 from .shared import Shared
 from .torch_decoder import TorchDecoder
 from .torch_hardware import DTYPES, free_memory
@@ -48,6 +49,8 @@ class TransformersOptions:
     """Most requests that run at the same time."""
     queue: int = 1024
     """Most requests that wait; more are refused with `Busy`."""
+    prompt_lookup: int = 0
+    """Tokens to guess ahead in each step from what stands in the prompt and the answer; 3 is a good number, 0 none."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -64,6 +67,7 @@ class TransformersOptions:
                 ("cells", 1, 2**24),
                 ("running", 1, 256),
                 ("queue", 1, 10**6),
+                ("prompt_lookup", 0, MOST_GUESSED),
             ],
         )
 
@@ -78,7 +82,7 @@ class SharedModel(Shared[RopePlan, TorchDecoder]):
     def of(cls, path: Path, options: TransformersOptions, loras: tuple[Path, ...], rope: Rope | None) -> SharedModel:
         """The weights, loaded if they are not. Blocks while they load."""
         stamp = f"{path.resolve()} {_newest(path)} {[(str(lora.resolve()), _newest(lora)) for lora in loras]}"
-        apart = dataclasses.replace(options, context=None, alpha="auto", extension="auto", queue=1)
+        apart = dataclasses.replace(options, context=None, alpha="auto", extension="auto", queue=1, prompt_lookup=0)
         return cls.acquire((stamp, apart, rope), lambda: cls(stamp, path, options, loras, rope))
 
     def __init__(

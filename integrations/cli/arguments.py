@@ -74,7 +74,10 @@ def add_library(parser: Parser, default: str = "default") -> None:
 
 
 def add_model(parser: Parser, bundled: str = "smollm2", extra: str = "") -> None:
-    """`--model`, `--context`, `--kv-type`, `--threads`: which model answers, and how. `extra` is added to the help."""
+    """`--model`, `--context`, `--kv-type`, `--threads`, `--prompt-lookup`: which model answers, and how.
+
+    `extra` is added to the help of `--model`.
+    """
     parser.add_argument(
         "--model",
         metavar="NAME|FILE",
@@ -88,6 +91,12 @@ def add_model(parser: Parser, bundled: str = "smollm2", extra: str = "") -> None
         help="keys and values in memory: smaller ones leave room for more context; default: f16",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: one for each core")
+    parser.add_argument(
+        "--prompt-lookup",
+        type=int,
+        metavar="N",
+        help="tokens to guess ahead from what was read and written, such as 3: faster with some weights; default: 0",
+    )
 
 
 def add_abstain(parser: Parser) -> None:

@@ -59,6 +59,7 @@ def model_options(found: argparse.Namespace, bundled: str = BUNDLED) -> dict[str
         # programs run: its threads wait for each other hundreds of times for a token.
         threads = 1
     given = {"context": found.context, "kv_type": found.kv_type, "threads": threads}
+    given["prompt_lookup"] = found.prompt_lookup
     if (memory := getattr(found, "prefix_memory", None)) is not None:
         given["prefix_memory"] = memory * 2**20
     return {name: value for name, value in given.items() if value is not None}

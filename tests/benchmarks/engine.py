@@ -195,10 +195,10 @@ def server(report: Report, name: str, path: Path, engine: LlamaCppEngine, new: i
             ours.close()
 
 
-def tuned_file(report: Report, name: str) -> Path:
+def tuned_file(report: Report, name: str, loss: float) -> Path:
     """What `hanpaca tune` chooses on this machine."""
     source = resolve(name)
-    _, chosen = tuning.tune(source)
+    _, chosen = tuning.tune(source, loss=loss)
     report.say(f"  {name} is tuned to {chosen.type}, perplexity {chosen.perplexity:.3f}")
     path = tuning.tuned(source).path
     assert path is not None
@@ -216,7 +216,7 @@ def vllm(report: Report, url: str, path: Path) -> None:
         mine, other, ratio = median_ratio(
             partial(total_rate, engine, count, 64),
             partial(peer_server.rate, url, count, 64, ignore_eos=True),
-            4,
+            8,
         )
         report.say(f"  {path.name}: {count} callers {mine:.1f} tokens/s, vLLM {other:.1f}")
         report.check(f"{path.name} {count} callers / vLLM", ratio, least=bar)
@@ -258,11 +258,14 @@ def main() -> int:
     report.parser.add_argument(
         "--vllm", metavar="URL", help="only compare, tuned for this machine, with a vLLM server of the first --model"
     )
+    report.parser.add_argument(
+        "--loss", type=float, default=tuning.LOSS, help="with --vllm: what `tune` may lose (0.02)"
+    )
     options = report.parse()
     if options.vllm:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["HANPACA_CACHE"] = folder
-            vllm(report, options.vllm, tuned_file(report, (options.model or ["smollm2"])[0]))
+            vllm(report, options.vllm, tuned_file(report, (options.model or ["smollm2"])[0], options.loss))
         return report.end()
     with tempfile.TemporaryDirectory() as folder:
         for name in options.model or ["smollm2", "random-1.3b"]:

@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 
 from hanpaca.core.engines.batching import Scheduler
 from hanpaca.core.engines.chunks import chunk_beside
+from hanpaca.core.engines.lookup import Lookup
 from hanpaca.core.errors import Closed, ContextOverflow, EngineFailure, TimedOut
+
+
+class Oracle(Lookup):
+    """Guesses right, but for some."""
+
+    def guess(self, tokens, room):
+        guessed: list[int] = []
+        while len(guessed) < min(room, 6):
+            guessed.append((following([*tokens, *guessed]) + (len(tokens) % 5 == len(guessed))) % 32)
+        return guessed
+
 
 DOCUMENTS = [[(i * step) % 5 for i in range(60)] for step in (1, 2, 3)]
 prompts = st.builds(
@@ -18,7 +30,10 @@ prompts = st.builds(
     st.sampled_from([1, 20, 34, 38, 45]),
     st.lists(st.integers(0, 4), max_size=5),
 )
-jobs = st.tuples(prompts, st.integers(1, 20), st.integers(1, 20), st.sampled_from("AB"), st.sampled_from([None, 0.0]))
+jobs = st.tuples(
+    prompts, st.integers(1, 20), st.integers(1, 20), st.sampled_from("AB"), st.sampled_from([None, 0.0]),
+    st.sampled_from([None, Lookup, Oracle]),
+)  # fmt: skip
 events = st.lists(
     st.one_of(jobs, jobs, st.integers(0, 30), st.sampled_from(["step", "fail", "abandon A", "forget"])), max_size=60
 )
@@ -36,7 +51,7 @@ events = st.lists(
 )
 def test_any_mix_of_requests_ends_right_and_within_the_cells(events, running, chunk, idle, shelf, tile, quick):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hanpaca.core.engines.batching.QUICK", quick)
+        patch.setattr("hanpaca.core.engines.shares.QUICK", quick)
         patch.setattr("hanpaca.core.engines.sequences.QUICK", quick)
         check_any_mix(events, running, chunk, idle, shelf, tile)
 
@@ -59,8 +74,9 @@ def check_any_mix(events, running, chunk, idle, shelf, tile):
             if event < len(submitted):
                 submitted[event].cancelled = True
         else:
-            tokens, new, stop, owner, timeout = event
+            tokens, new, stop, owner, timeout, lookup = event
             job = Recorder(tokens, new, min(new, stop), timeout)
+            job.lookup = lookup and lookup(3)
             job.owner, job.earlier = owner, list(submitted)
             submit(scheduler, decoder, job)
             submitted.append(job)
@@ -126,6 +142,48 @@ def test_a_cancelled_request_is_computed_no_further(jobs, which, after):
     assert all(s.job is not gone for s in scheduler._sequences.running)
     for sequence in running:  # its id may serve another by now, from that one's own first token on
         assert all(s.job is not None for s in scheduler._sequences.running if s.id == sequence)
+
+
+def test_right_guesses_save_passes_and_wrong_ones_change_nothing():
+    passes = {}
+    for lookup in (None, Oracle(6)):
+        decoder = FakeDecoder(cells=512, outputs=64, batch=64)
+        scheduler = Scheduler(decoder)
+        submitted = [Recorder([start, 2, 3], 60) for start in range(4)]
+        for job in submitted:
+            job.lookup = lookup
+            submit(scheduler, decoder, job)
+        run(scheduler)
+        assert [job.drawn for job in submitted] == [job.expected() for job in submitted]
+        assert max(len(rows) for rows in decoder.passes) <= 32, "more would take as long as they are many"
+        passes[lookup is not None] = len(decoder.passes)
+    assert passes[True] < passes[False] / 2
+
+
+def test_no_more_is_guessed_than_cells_were_promised_for():
+    decoder = FakeDecoder(cells=16, outputs=16)
+    scheduler = Scheduler(decoder)
+    job = Recorder([1, 2, 3, 4], 12)
+    job.lookup = Oracle(6)
+    submit(scheduler, decoder, job)
+    run(scheduler)
+    assert job.drawn == job.expected()
+
+
+def test_nobody_guesses_while_a_prompt_is_computed():
+    decoder = FakeDecoder(cells=512, outputs=64, batch=64)
+    scheduler = Scheduler(decoder, chunk=8)
+    first, long = Recorder([1, 2], 60), Recorder([3] * 60, 1)
+    first.lookup = Oracle(6)
+    submit(scheduler, decoder, first)
+    scheduler.step()
+    submit(scheduler, decoder, long)
+    while not long.ends:
+        before = len(first.drawn)
+        scheduler.step()
+        assert len(decoder.passes[-1]) <= 9 and len(first.drawn) == before + 1
+    scheduler.step()
+    assert len(first.drawn) > before + 2
 
 
 def test_a_request_that_can_never_fit_is_refused_at_once():

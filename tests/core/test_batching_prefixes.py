@@ -96,7 +96,7 @@ class Copying(FakeDecoder):
 
 @pytest.mark.parametrize("quick", [1, 30, 100, 250])
 def test_a_step_copies_no_more_than_is_quick_and_goes_on(monkeypatch, quick):
-    for module in ("batching", "sequences"):
+    for module in ("shares", "sequences"):
         monkeypatch.setattr(f"hanpaca.core.engines.{module}.QUICK", quick)
     decoder = Copying(cells=1024, batch=64)
     scheduler = Scheduler(decoder, idle=50, shelf=1000)
@@ -123,7 +123,7 @@ def test_a_step_copies_no_more_than_is_quick_and_goes_on(monkeypatch, quick):
 
 def test_after_a_long_copy_a_step_prefills_nothing(monkeypatch):
     """Where a request needs the cells at once, a sequence is not copied in pieces."""
-    for module in ("batching", "sequences"):
+    for module in ("shares", "sequences"):
         monkeypatch.setattr(f"hanpaca.core.engines.{module}.QUICK", 30)
     decoder = Copying(cells=512, batch=64)
     scheduler = Scheduler(decoder, idle=500, shelf=1000)
