@@ -21,7 +21,8 @@ _MOST = 1024
 
 
 class Candidates:
-    """Chooses, for one request, the tokens that its chain has to see; the draw is the same as from all of them.
+    """Chooses, for one request, the tokens that its chain has to see; the draw is the same as from all of them, but
+    that llama.cpp orders tokens of exactly equal logits (as after a bias of 1e9) by how many it is given.
 
     A bias or a penalty changes the logits of some tokens only, the rest keep their order. So what is among the k
     likeliest afterwards was changed or was among the k + (how many were changed) likeliest before.

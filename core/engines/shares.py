@@ -47,11 +47,13 @@ def shares_of(sequences: Sequences, decoder: Decoder, chunk: int) -> Shares:
 
 
 def _with_guesses(decoding: list[Slot], decoder: Decoder) -> Shares:
-    """One token each, and guesses at the next ones, for which cells are promised already."""
+    """One token each, and guesses at the next ones, for which cells are promised already, where there is room for
+    everyone's; what one does not take is the others'."""
     room = min(GUESSING, decoder.batch, decoder.outputs) - len(decoding)
-    for sequence in decoding:
-        if room > 0 and sequence.job and sequence.job.lookup:
-            sequence.guess = sequence.job.lookup.guess(sequence.target, min(room, sequence.promised - 1))
+    for index, sequence in enumerate(decoding if room >= len(decoding) else ()):
+        if sequence.job and sequence.job.lookup:
+            most = min(room // (len(decoding) - index), sequence.promised - 2)  # its last token is not computed
+            sequence.guess = sequence.job.lookup.guess(sequence.target, most)
             room -= len(sequence.guess)
     return [(sequence, 1 + len(sequence.guess)) for sequence in decoding]
 

@@ -95,7 +95,8 @@ def add_model(parser: Parser, bundled: str = "smollm2", extra: str = "") -> None
         "--prompt-lookup",
         type=int,
         metavar="N",
-        help="tokens to guess ahead from what was read and written, such as 3: faster with some weights; default: 0",
+        help="tokens to guess ahead from what was read and written, such as 3: faster with BF16, F16 or Q4_0 weights; "
+        "default: 0",
     )
 
 

@@ -1,5 +1,6 @@
 """The scheduler without any model: a fake decoder that keeps its own account of every cell."""
 
+from collections import Counter
 from functools import partial
 
 import pytest
@@ -158,6 +159,20 @@ def test_right_guesses_save_passes_and_wrong_ones_change_nothing():
         assert max(len(rows) for rows in decoder.passes) <= 32, "more would take as long as they are many"
         passes[lookup is not None] = len(decoder.passes)
     assert passes[True] < passes[False] / 2
+
+
+@pytest.mark.parametrize(("callers", "most"), [(2, 6), (8, 3), (16, 1), (17, 0)])
+def test_all_callers_have_the_same_room_for_guesses(callers, most):
+    decoder = FakeDecoder(cells=2048, outputs=64, batch=64, sequences=32)
+    scheduler = Scheduler(decoder)
+    submitted = [Recorder([start, 2, 3], 60) for start in range(callers)]
+    for job in submitted:
+        job.lookup = Oracle(6)
+        submit(scheduler, decoder, job)
+    scheduler.step()
+    scheduler.step()
+    asked = Counter(sequence for sequence, _ in decoder.passes[-1])
+    assert set(asked.values()) == {1 + most}
 
 
 def test_no_more_is_guessed_than_cells_were_promised_for():
