@@ -101,7 +101,7 @@ def tune(
     Types of few bits are made with an importance matrix of the model, where it is of the LLaMA kind: SmolLM2's Q4_0
     loses a third then of what it loses without. The file's own type, and what does not fit in memory, is left out.
     Returns all trials, the original first, and the one chosen. Files of the others are deleted, each as soon as it has
-    lost. Takes a minute for a small model, forty for 7B; needs disk for the two largest types, besides
+    lost. Takes a minute for a small model, some forty for 7B; needs disk for the two largest types, besides
     the one in use. Raises `BadInput` for sources that are not GGUF files, and where no type is left to try.
     """
     from .weights.quantize import type_name

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..sampling import Sampling
 
-_GROUPS = 64
+_GROUP = 64
 """Tokens among which one largest logit is found first."""
 _MOST = 1024
 """Candidates above which a chain may as well look at all tokens."""
@@ -60,11 +60,11 @@ def likeliest(logits: NDArray[np.float32], count: int) -> NDArray[np.intp] | Non
     >>> likeliest(np.arange(12_800, dtype=np.float32), 2)
     array([12798, 12799])
     """
-    width = logits.size // _GROUPS
+    width = logits.size // _GROUP
     if count >= width:
         return None
-    split = width * _GROUPS
-    largest = logits[:split].reshape(_GROUPS, width).max(axis=0)
+    split = width * _GROUP
+    largest = logits[:split].reshape(_GROUP, width).max(axis=0)
     bound = np.partition(largest, width - count)[width - count]
     ids = np.flatnonzero(logits >= bound)
     return ids if ids.size >= count else None  # fewer: a logit is no number

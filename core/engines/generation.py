@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -112,6 +112,17 @@ def log_probability(logits: NDArray[np.float32], token: int) -> float:
     most = logits.max()
     total = np.exp(logits - most).sum(dtype=np.float64)
     return float(logits[token]) - float(most) - math.log(total)
+
+
+def told_of(logits: NDArray[np.float32], token: int, wanted: int, piece: Callable[[int], bytes]) -> TokenLogprob:
+    """A token's log-probability and those of the `wanted` likeliest tokens."""
+    if not wanted:
+        return TokenLogprob(token, piece(token), log_probability(logits, token), ())
+    logprobs = log_softmax(logits)
+    count = min(wanted, logprobs.size)
+    best = np.argpartition(-logprobs, range(count))[:count]
+    top = tuple((int(t), piece(int(t)), float(logprobs[t])) for t in best)
+    return TokenLogprob(token, piece(token), float(logprobs[token]), top)
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ from ..sampling import Sampling
 from . import grammar as grammars
 from .base import TokenLogprob
 from .candidates import Candidates
-from .generation import log_probability, log_softmax
+from .generation import told_of
 from .json_schema import gbnf_of_schema
 from .llama_context import NativeContext
 from .llama_native import NativeWeights, native_errors
@@ -78,14 +78,7 @@ class Sampler:
         """The token's log-probability and the likeliest alternatives, where the settings ask for them."""
         if self._wanted is None:
             return None
-        piece = self._weights.token_bytes
-        if not self._wanted:
-            return TokenLogprob(token, piece(token), log_probability(context.logits(row), token), ())
-        logprobs = log_softmax(context.logits(row))
-        count = min(self._wanted, logprobs.size)
-        best = np.argpartition(-logprobs, range(count))[:count]
-        top = tuple((int(t), piece(int(t)), float(logprobs[t])) for t in best)
-        return TokenLogprob(token, piece(token), float(logprobs[token]), top)
+        return told_of(context.logits(row), token, self._wanted, self._weights.token_bytes)
 
     def free(self) -> None:
         for sampler in (self._chain, self._grammar):

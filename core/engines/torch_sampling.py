@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import UnsupportedFeature
 from ..sampling import Sampling
 from .base import TokenLogprob
-from .generation import log_softmax
+from .generation import told_of
 
 MIROSTAT_TOKENS = 100
 """Of how many likeliest tokens mirostat 1 estimates Zipf's exponent, as llama.cpp does."""
@@ -61,11 +61,7 @@ class NumpySampler:
         """The token's log-probability and the likeliest alternatives, where the settings ask for them."""
         if self._sampling.logprobs is None:
             return None
-        logprobs = log_softmax(context.logits(row))
-        count = min(self._sampling.logprobs, logprobs.size)
-        best = np.argsort(-logprobs, kind="stable")[:count]
-        top = tuple((int(t), self._token_bytes(int(t)), float(logprobs[t])) for t in best)
-        return TokenLogprob(token, self._token_bytes(token), float(logprobs[token]), top)
+        return told_of(context.logits(row), token, self._sampling.logprobs, self._token_bytes)
 
     def free(self) -> None:
         """Nothing to free; native samplers have something."""

@@ -58,8 +58,7 @@ def model_options(found: argparse.Namespace, bundled: str = BUNDLED) -> dict[str
         # So small a model gains little from a second thread where it writes one answer, and loses much where other
         # programs run: its threads wait for each other hundreds of times for a token.
         threads = 1
-    given = {"context": found.context, "kv_type": found.kv_type, "threads": threads}
-    given["prompt_lookup"] = found.prompt_lookup
+    given = {name: getattr(found, name) for name in ("context", "kv_type", "prompt_lookup")} | {"threads": threads}
     if (memory := getattr(found, "prefix_memory", None)) is not None:
         given["prefix_memory"] = memory * 2**20
     return {name: value for name, value in given.items() if value is not None}

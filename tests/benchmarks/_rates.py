@@ -6,6 +6,8 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -24,6 +26,13 @@ choose = random.Random(0)
 def prompt(length: int) -> list[int]:
     """Random ordinary tokens."""
     return [1, *(choose.randrange(300, 30_000) for _ in range(length - 1))]
+
+
+def llama(path: Path, **settings: Any) -> Any:
+    """llama-cpp-python's own class over a file."""
+    import llama_cpp
+
+    return llama_cpp.Llama(str(path), n_ctx=2048, n_threads=2, flash_attn=True, verbose=False, **settings)
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import _random_models as random_models
-from _rates import ENDLESS, GREEDY, bare_rate, median_ratio, prompt, timed, total_rate
+from _rates import ENDLESS, GREEDY, bare_rate, llama, median_ratio, prompt, timed, total_rate
 from _report import Report
 
 from hanpaca.core import tuning
@@ -39,7 +39,7 @@ def one_stream(report: Report, name: str, path: Path, new: int) -> None:
     second copy of the weights in a process a third faster."""
     ratios = []
     for ours_first in (True, False):
-        loads = [(lambda: opened(path)), (lambda: peer_of(path))]
+        loads = [(lambda: opened(path)), (lambda: llama(path))]
         loaded = [load() for load in (loads if ours_first else loads[::-1])]
         engine, peer = loaded if ours_first else loaded[::-1]
         mine, other, ratio = one_stream_of_each(engine, peer, new)
@@ -48,12 +48,6 @@ def one_stream(report: Report, name: str, path: Path, new: int) -> None:
         for one in loaded:
             one.close()
     report.check(f"{name} one stream / Llama.generate", statistics.geometric_mean(ratios), least=0.97)
-
-
-def peer_of(path: Path) -> Any:
-    import llama_cpp
-
-    return llama_cpp.Llama(str(path), n_ctx=2048, n_threads=2, flash_attn=True, verbose=False)
 
 
 def one_stream_of_each(engine: Any, peer: Any, new: int) -> tuple[float, float, float]:

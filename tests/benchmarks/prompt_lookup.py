@@ -9,21 +9,19 @@ figure is a ratio of medians of interleaved runs. Only the decoding is timed: th
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _rates import quiet
+from _rates import llama, median_ratio
 from _report import Report
 
 from hanpaca.core.catalog import resolve
 from hanpaca.core.engines import streams
-from hanpaca.core.engines.base import Completion, Request
+from hanpaca.core.engines.base import Request
 from hanpaca.core.engines.llama_cpp import LlamaCppEngine, LlamaCppOptions
 from hanpaca.core.gguf_header import read, rope_of
 from hanpaca.core.sampling import Sampling
@@ -55,30 +53,18 @@ def prompts(engine: LlamaCppEngine, count: int) -> list[list[int]]:
     return found
 
 
-def seconds_per_token(engine: LlamaCppEngine, asked: list[list[int]], sampling: Sampling, together: int) -> float:
-    """`together` questions at a time, all prompts computed before."""
+def rate(engine: LlamaCppEngine, asked: list[list[int]], sampling: Sampling, together: int) -> float:
+    """Tokens per second of `together` questions at a time, all prompts computed before."""
     streams.complete(engine, [Request(prompt, sampling.replace(max_tokens=1)) for prompt in asked])
-    quiet()
     tokens, start = 0, time.perf_counter()
     for first in range(0, len(asked), together):
         requests = [Request(prompt, sampling) for prompt in asked[first : first + together]]
-        answers: list[Completion] = streams.complete(engine, requests)
-        tokens += sum(answer.usage.completion_tokens for answer in answers)
-    return (time.perf_counter() - start) / tokens
+        tokens += sum(answer.usage.completion_tokens for answer in streams.complete(engine, requests))
+    return tokens / (time.perf_counter() - start)
 
 
-def peer_of(path: Path, most: int) -> Any:
-    import llama_cpp
-    from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
-
-    draft = LlamaPromptLookupDecoding(num_pred_tokens=most)
-    return llama_cpp.Llama(
-        str(path), n_ctx=2048, n_threads=2, flash_attn=True, verbose=False, draft_model=draft, logits_all=True
-    )
-
-
-def peer_seconds_per_token(peer: Any, asked: list[list[int]], ends: frozenset[int]) -> float:
-    quiet()
+def peer_rate(peer: Any, asked: list[list[int]], ends: frozenset[int]) -> float:
+    """The same of llama-cpp-python's generator, greedily, one question at a time."""
     tokens, took = 0, 0.0
     for prompt in asked:
         peer.reset()
@@ -89,38 +75,33 @@ def peer_seconds_per_token(peer: Any, asked: list[list[int]], ends: frozenset[in
             count += 1
         took += time.perf_counter() - start
         tokens += count - 1
-    return took / tokens
+    return tokens / took
 
 
 def measure(report: Report, path: Path, most: int) -> None:
+    from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
+
     plain, guessing = (
         LlamaCppEngine(path, rope_of(read(path)), LlamaCppOptions(context=2048, prompt_lookup=n)) for n in (0, most)
     )
     asked = prompts(plain, 12)
     for name, sampling in SETTINGS.items():
         for together in (1, 4):
-            runs = [partial(seconds_per_token, engine, asked, sampling, together) for engine in (guessing, plain)]
-            ours, without = medians(runs)
-            report.say(f"  {name}, {together} at a time: {1 / ours:.1f} tokens/s, without {1 / without:.1f}")
-            bar = 1 if together == 1 else None
-            report.check(f"{name}, {together} at a time, with / without", without / ours, least=bar)
-    peer = peer_of(path, most)
-    ours, other = medians(
-        [
-            partial(seconds_per_token, guessing, asked, SETTINGS["greedy"], 1),
-            partial(peer_seconds_per_token, peer, asked, plain.vocabulary.ends),
-        ]
+            ours, without, ratio = median_ratio(
+                *(partial(rate, engine, asked, sampling, together) for engine in (guessing, plain)), 3
+            )
+            report.say(f"  {name}, {together} at a time: {ours:.1f} tokens/s, without {without:.1f}")
+            report.check(f"{name}, {together} at a time, with / without", ratio, least=1 if together == 1 else None)
+    peer = llama(path, logits_all=True, draft_model=LlamaPromptLookupDecoding(num_pred_tokens=most))
+    ours, other, ratio = median_ratio(
+        partial(rate, guessing, asked, SETTINGS["greedy"], 1),
+        partial(peer_rate, peer, asked, plain.vocabulary.ends),
+        3,
     )
-    report.say(f"  greedy, 1 at a time: {1 / ours:.1f} tokens/s, llama-cpp-python with its own {1 / other:.1f}")
-    report.check("greedy, 1 at a time / Llama with LlamaPromptLookupDecoding", other / ours, least=1)
+    report.say(f"  greedy, 1 at a time: {ours:.1f} tokens/s, llama-cpp-python with its own {other:.1f}")
+    report.check("greedy, 1 at a time / Llama with LlamaPromptLookupDecoding", ratio, least=1)
     for one in (plain, guessing, peer):
         one.close()
-
-
-def medians(runs: Sequence[Callable[[], float]]) -> list[float]:
-    """Of three interleaved rounds."""
-    rounds = [[run() for run in runs] for _ in range(3)]
-    return [statistics.median(times) for times in zip(*rounds, strict=True)]
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 import hashlib
 
 from hanpaca.core.engines.jobs import Job
+from hanpaca.core.engines.lookup import Lookup
 from hanpaca.core.errors import EngineFailure
 
 
@@ -123,6 +124,16 @@ class Scored(Job):
 
     def released(self):
         self.over = True
+
+
+class Oracle(Lookup):
+    """Guesses right, but for some."""
+
+    def guess(self, tokens, room):
+        guessed: list[int] = []
+        while len(guessed) < min(room, 6):
+            guessed.append((following([*tokens, *guessed]) + (len(tokens) % 5 == len(guessed))) % 32)
+        return guessed
 
 
 def submit(scheduler, decoder, job):
