@@ -35,9 +35,22 @@ class Candidates:
         self._recent: deque[int] = deque(maxlen=s.penalty_last_n if penalized and s.penalty_last_n >= 0 else 0)
         kept = 1 if s.temperature == 0 else s.top_k
         self._count = kept + self._biased.size + (self._recent.maxlen or 0)
+        self._plainly = s.temperature == 0 and not penalized and all(bias <= 0 for bias in s.logit_bias.values())
         unbounded = not kept or s.mirostat or (penalized and s.penalty_last_n < 0)
         self.few = not unbounded and self._count <= _MOST // 2
         """Whether there is anything to choose."""
+
+    def certain(self, logits: NDArray[np.float32]) -> int | None:
+        """The token that is drawn where the settings leave no choice: the likeliest, if nothing lowers its logit and
+        nothing raises another's. None: the chain has to see.
+
+        >>> Candidates(Sampling(temperature=0, repetition_penalty=1)).certain(np.array([0, 2, 1], np.float32))
+        1
+        """
+        if not self._plainly:
+            return None
+        token = int(logits.argmax())
+        return token if token not in self._biased and np.isfinite(logits[token]) else None
 
     def accept(self, token: int) -> None:
         """A token was drawn: penalties look at it from now on."""

@@ -50,8 +50,12 @@ class Sampler:
 
     def draw(self, context: NativeContext, row: int) -> int:
         """The next token after `row` of the last pass."""
-        if self._grammar is None and not self.candidates.few:
-            return int(self._L.llama_sampler_sample(self._chain, context.handle, row))
+        if self._grammar is None:
+            if not self.candidates.few:
+                return int(self._L.llama_sampler_sample(self._chain, context.handle, row))
+            certain = self.candidates.certain(context.logits(row))
+            if certain is not None:
+                return certain
         token = self._apply(context, row)
         if self._grammar is not None:
             token = self._held(context, row, token)

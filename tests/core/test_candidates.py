@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanpaca.core.engines.candidates import likeliest
+from hanpaca.core.engines.candidates import Candidates, likeliest
 from hanpaca.core.engines.llama_context import NativeContext
 from hanpaca.core.engines.llama_native import NativeWeights
 from hanpaca.core.engines.llama_sampling import Sampler
@@ -75,6 +75,42 @@ def test_draws_are_the_same_as_from_all_tokens(context):
         assert few.candidates.few
         all_of_them.candidates.few = False
         assert drawn(few, context, seed) == drawn(all_of_them, context, seed), settings(seed, weights.size)
+
+
+def test_greedy_draws_are_the_chain_s_whatever_the_bias(context):
+    weights = context.weights
+    order = np.argsort(context.logits(0))[::-1]
+    top, second, low = (int(token) for token in (order[0], order[1], order[-1]))
+    for bias in (
+        {},
+        {low: -5.0},
+        {top: -1e9},
+        {low: 1e9},
+        {top: -1e9, second: -0.5},
+        {top: 0.0},
+        {second: 0.5, top: -1},
+    ):
+        settings = Sampling(temperature=0, repetition_penalty=1.0, logit_bias=bias)
+        few, whole = (Sampler(weights, settings) for _ in range(2))
+        whole.candidates.few = False
+        assert drawn(few, context, 0) == drawn(whole, context, 0), bias
+        certain = few.candidates.certain(context.logits(0))
+        assert certain == (top if max(bias.values(), default=0) <= 0 and top not in bias else None), bias
+
+
+def test_penalties_and_temperature_leave_nothing_certain():
+    logits = np.arange(100, dtype=np.float32)
+    assert Candidates(Sampling(temperature=0, repetition_penalty=1.0)).certain(logits) == 99
+    for changes in (
+        {"repetition_penalty": 1.1},
+        {"presence_penalty": 1.0},
+        {"frequency_penalty": 1.0},
+        {"temperature": 1},
+    ):
+        settings = Sampling(temperature=0, repetition_penalty=1.0).replace(**changes)
+        assert Candidates(settings).certain(logits) is None, changes
+    logits[3] = np.nan
+    assert Candidates(Sampling(temperature=0, repetition_penalty=1.0)).certain(logits) is None
 
 
 MANY = {"logit_bias": dict.fromkeys(range(600), 1.0)}
