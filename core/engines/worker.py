@@ -2,6 +2,10 @@
 
 llama.cpp is not thread-safe and two decoding threads only contend, so every native call on a set of weights happens
 here. Other threads hand in jobs (through a scheduler) and calls (through `call`).
+
+The thread ends when it has had nothing to do for a moment, and the next job starts another. With it go the threads that
+OpenMP made for it. Once a process has more of those than cores, as with a second model that only waits, GNU's OpenMP
+lets all of them sleep wherever they wait for each other, hundreds of times in a pass: half of the speed (LOG.md).
 """
 
 from __future__ import annotations
@@ -21,40 +25,35 @@ from .jobs import Job
 
 T = TypeVar("T")
 
+IDLE = 0.1
+"""Seconds without work after which the thread ends."""
+
 
 class Worker:
-    """A thread that steps its schedulers while any has work, and sleeps otherwise."""
+    """A thread that steps its schedulers while any has work; there is none while none has."""
 
     def __init__(self, name: str) -> None:
+        self._name = name
         self._wake = threading.Condition()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._schedulers: list[Scheduler] = []
         self._stopping = False
         self.pid = os.getpid()
         self._at_end: Callable[[], None] | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
         _alive.add(self)
 
     def call(self, function: Callable[[], T]) -> T:
         """Run a function on the worker thread between two steps and give its result. Raises `Closed`."""
         if threading.current_thread() is self._thread:
             return function()
-        future: Future[T] = Future()
-        with self._wake:
-            if self._stopping:
-                raise closed()
-            self._calls.append((function, future))
-            self._wake.notify()
-        return future.result()
+        result: T = self._call_soon(function).result()
+        return result
 
     def post(self, function: Callable[[], None]) -> None:
         """Run a function on the worker thread soon, without waiting. Raises `Closed`."""
-        with self._wake:
-            if self._stopping:
-                raise closed()
-            self._calls.append((function, Future()))
-            self._wake.notify()
+        self._call_soon(function)
 
     def hand(self, scheduler: Scheduler, job: Job) -> None:
         """Queue a job with one of the schedulers. Raises `Closed`, and what `Scheduler.submit` raises."""
@@ -62,7 +61,8 @@ class Worker:
             if self._stopping:
                 raise closed()
             scheduler.submit(job)
-            self._wake.notify()
+            if not self._wake_up():
+                raise closed()
 
     def add(self, scheduler: Scheduler) -> None:
         """Take a scheduler into the turn. Called on the worker thread."""
@@ -73,20 +73,53 @@ class Worker:
         self._schedulers.remove(scheduler)
 
     def stop(self, at_end: Callable[[], None] | None = None) -> None:
-        """End all work with `Closed`, run `at_end` on the worker thread, and wait for the thread to end."""
+        """End all work with `Closed`, run `at_end` on the worker thread, and wait until that is done."""
+        here = threading.current_thread()
+        alone = False
         with self._wake:
             if not self._stopping:
-                self._stopping = True
-                self._at_end = at_end
-                self._wake.notify()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+                self._stopping, self._at_end = True, at_end
+                alone = not self._wake_up()
+            if alone:
+                self._thread = here
+            elsewhere = self._thread is not here
+        if alone:
+            self._run()
+        elif elsewhere:
+            self._ended.wait()
+
+    def _wake_up(self) -> bool:
+        """With the lock held: have the thread look for work, or start one. False where none can be started any more,
+        because the interpreter is taken down."""
+        if self._thread is not None:
+            self._wake.notify()
+            return True
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._thread = None
+        return self._thread is not None
+
+    def _call_soon(self, function: Callable[[], Any]) -> Future[Any]:
+        with self._wake:
+            if self._stopping:
+                raise closed()
+            future: Future[Any] = Future()
+            self._calls.append((function, future))
+            if not self._wake_up():
+                raise closed()
+        return future
+
+    def _has_work(self) -> bool:
+        return bool(self._calls) or self._stopping or any(scheduler.busy for scheduler in self._schedulers)
 
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not (self._calls or self._stopping or any(s.busy for s in self._schedulers)):
-                    self._wake.wait()
+                if not self._wake.wait_for(self._has_work, IDLE):
+                    self._thread = None
+                    return
                 stopping = self._stopping
             self._run_calls()
             if stopping:
@@ -106,11 +139,14 @@ class Worker:
 
     def _end(self) -> None:
         """After the last call: what it queued is ended too, then the memory goes."""
-        for scheduler in self._schedulers:
-            scheduler.abandon(closed())
-        if self._at_end is not None:
-            _fulfil(self._at_end, Future())
-        _alive.discard(self)
+        try:
+            for scheduler in self._schedulers:
+                scheduler.abandon(closed())
+            if self._at_end is not None:
+                _fulfil(self._at_end, Future())
+        finally:
+            _alive.discard(self)
+            self._ended.set()
 
     @staticmethod
     def _step(scheduler: Scheduler) -> None:

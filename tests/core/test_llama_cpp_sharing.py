@@ -157,7 +157,7 @@ def test_what_the_garbage_collector_finds_is_released_elsewhere(tiny_file):
     with shared_module._lock:  # as in the middle of an `acquire`
         del engine
         gc.collect()
-    wait_until(lambda: not shared._worker._thread.is_alive())
+    wait_until(lambda: shared._worker._ended.is_set())
     assert shared.native.handle is None
 
 
@@ -190,7 +190,7 @@ def test_an_engine_that_nobody_holds_frees_its_weights(tiny_file, used):
 
     def freed():
         gc.collect()
-        return not shared._worker._thread.is_alive()
+        return shared._worker._ended.is_set()
 
     wait_until(freed)
 
