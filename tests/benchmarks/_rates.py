@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -18,6 +19,7 @@ from hanpaca.core.engines.llama_cpp import LlamaCppEngine
 from hanpaca.core.sampling import Sampling
 
 GREEDY = Sampling(max_tokens=64, temperature=0, repetition_penalty=1.0)
+T = TypeVar("T")
 ENDLESS: dict[int, float] = {}
 """A logit bias that forbids the ends of answers, so that every run generates the same number of tokens."""
 choose = random.Random(0)
@@ -49,12 +51,22 @@ def quiet() -> None:
         pass
 
 
+def apart(work: Callable[[], T]) -> T:
+    """What it returns in a thread of its own, with which the threads end that OpenMP makes for it: while more of them
+    are left than there are cores, GNU's OpenMP slows down all."""
+    found: list[T] = []
+    thread = threading.Thread(target=lambda: found.append(work()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
 def median_ratio(ours: Callable[[], float], theirs: Callable[[], float], runs: int) -> tuple[float, float, float]:
-    """Median of ours, of theirs, and their ratio, alternating, each on a quiet machine."""
+    """Median of ours, of theirs, and their ratio, alternating, each on a quiet machine and in a thread of its own."""
 
     def one(rate: Callable[[], float]) -> float:
         quiet()
-        return rate()
+        return apart(rate)
 
     pairs = [(one(ours), one(theirs)) for _ in range(runs)]
     first, second = (statistics.median(values) for values in zip(*pairs, strict=True))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import _random_models as random_models
-from _rates import ENDLESS, GREEDY, bare_rate, llama, median_ratio, prompt, timed, total_rate
+from _rates import ENDLESS, GREEDY, apart, bare_rate, llama, median_ratio, prompt, quiet, timed, total_rate
 from _report import Report
 
 from hanpaca.core import tuning
@@ -166,6 +166,23 @@ def draws(report: Report, name: str, context: NativeContext) -> None:
         sampler.free()
 
 
+def beside_another(report: Report, name: str, path: Path, engine: LlamaCppEngine, new: int) -> None:
+    """Tokens per second while another model is loaded that has just answered, to those without one."""
+
+    def beside() -> float:
+        other = LlamaCppEngine(path, rope_of(read(path)), LlamaCppOptions(context=2048, mmap=False))
+        try:
+            decode_rate(other, 1, 4)
+            quiet()
+            return decode_rate(engine, 1, new)
+        finally:
+            other.close()
+
+    mine, alone, ratio = median_ratio(beside, partial(decode_rate, engine, 1, new), 5)
+    report.say(f"  {name}: one stream beside another model {mine:.1f} tokens/s, without it {alone:.1f}")
+    report.check(f"{name} one stream, beside an idle model / without", ratio, least=0.9)
+
+
 def server(report: Report, name: str, path: Path, engine: LlamaCppEngine, new: int) -> None:
     """Total tokens/s of 16 callers against llama-cpp-python's own server with 16 clients: over the same file, and, for
     a model that a package carries, over the type that `load` uses, while the server runs the packaged file."""
@@ -217,7 +234,7 @@ def vllm(report: Report, url: str, path: Path) -> None:
     engine.close()
 
 
-PARTS = ("one-stream", "batches", "prefixes", "stalls", "cancellation", "draws", "server")
+PARTS = ("one-stream", "batches", "prefixes", "stalls", "cancellation", "draws", "beside", "server")
 
 
 def measure(report: Report, name: str, path: Path, new: int, parts: Sequence[str]) -> None:
@@ -233,7 +250,8 @@ def measure(report: Report, name: str, path: Path, new: int, parts: Sequence[str
         "prefixes": partial(prefixes, report, name, engine),
         "stalls": partial(stalls, report, name, engine),
         "cancellation": partial(cancellation, report, name, engine),
-        "draws": partial(draws, report, name, context),
+        "draws": partial(apart, partial(draws, report, name, context)),
+        "beside": partial(beside_another, report, name, path, engine, new),
         "server": partial(server, report, name, path, engine, new),
     }
     try:
