@@ -84,7 +84,7 @@ class Shared(Generic[K, D]):
         if self._place.leave():
             self._worker.stop(self._end)
         else:
-            with suppress(Closed):  # at the interpreter's end the workers stop before their engines
+            with suppress(Closed, EngineFailure):  # at the interpreter's end the workers stop before their engines
                 self._worker.post(lambda: self._abandon(owner))
 
     def release_later(self, owner: object) -> None:

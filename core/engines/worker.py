@@ -5,7 +5,8 @@ here. Other threads hand in jobs (through a scheduler) and calls (through `call`
 
 The thread ends when it has had nothing to do for a moment, and the next job starts another. With it go the threads that
 OpenMP made for it. Once a process has more of those than cores, as with a second model that only waits, GNU's OpenMP
-lets all of them sleep wherever they wait for each other, hundreds of times in a pass: half of the speed (LOG.md).
+lets all of them sleep wherever they wait for each other, hundreds of times in a pass: half of the speed
+(`tests/benchmarks/LOG.md`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ IDLE = 0.1
 
 
 class Worker:
-    """A thread that steps its schedulers while any has work; there is none while none has."""
+    """A thread that steps its schedulers while any has work; soon after the last, there is none."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -60,9 +61,8 @@ class Worker:
         with self._wake:  # whoever is let in here is ended by `_end` at the latest
             if self._stopping:
                 raise closed()
+            self._wake_up()  # first: where it fails, nothing has been queued
             scheduler.submit(job)
-            if not self._wake_up():
-                raise closed()
 
     def add(self, scheduler: Scheduler) -> None:
         """Take a scheduler into the turn. Called on the worker thread."""
@@ -74,49 +74,67 @@ class Worker:
 
     def stop(self, at_end: Callable[[], None] | None = None) -> None:
         """End all work with `Closed`, run `at_end` on the worker thread, and wait until that is done."""
-        here = threading.current_thread()
-        alone = False
+        here, alone = threading.current_thread(), False
         with self._wake:
             if not self._stopping:
                 self._stopping, self._at_end = True, at_end
-                alone = not self._wake_up()
-            if alone:
-                self._thread = here
-            elsewhere = self._thread is not here
+            if not self._ended.is_set():
+                try:
+                    self._wake_up()
+                except EngineFailure:
+                    self._thread, alone = here, True
+            thread = self._thread
         if alone:
             self._run()
-        elif elsewhere:
+        elif thread is not here:
             self._ended.wait()
+            if thread is not None and thread.name == self._name:  # not another stopper, which did it by itself
+                thread.join()
 
-    def _wake_up(self) -> bool:
-        """With the lock held: have the thread look for work, or start one. False where none can be started any more,
-        because the interpreter is taken down."""
+    def _wake_up(self) -> None:
+        """With the lock held: have the thread look for work, or start one. Raises `EngineFailure` where none can be
+        started: the interpreter is taken down, or the system allows no more."""
         if self._thread is not None:
             self._wake.notify()
-            return True
-        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            return
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         try:
-            self._thread.start()
-        except RuntimeError:
-            self._thread = None
-        return self._thread is not None
+            self._thread = thread
+            thread.start()
+        except BaseException as error:
+            self._thread = None  # should it run all the same, it finds that it is not the one
+            if isinstance(error, RuntimeError):
+                raise EngineFailure(f"The model's thread cannot be started: {error}.") from error
+            raise
 
     def _call_soon(self, function: Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
         with self._wake:
             if self._stopping:
                 raise closed()
-            future: Future[Any] = Future()
+            self._wake_up()
             self._calls.append((function, future))
-            if not self._wake_up():
-                raise closed()
         return future
 
     def _has_work(self) -> bool:
         return bool(self._calls) or self._stopping or any(scheduler.busy for scheduler in self._schedulers)
 
     def _run(self) -> None:
+        here = threading.current_thread()
+        try:
+            self._work(here)
+        finally:
+            with self._wake:
+                if self._thread is here:  # it has ended its work, or a fault has ended it: the next one may start
+                    self._thread = None
+                    if self._stopping:
+                        self._ended.set()
+
+    def _work(self, here: threading.Thread) -> None:
         while True:
             with self._wake:
+                if self._thread is not here:
+                    return
                 if not self._wake.wait_for(self._has_work, IDLE):
                     self._thread = None
                     return

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import statistics
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,11 +54,8 @@ def quiet() -> None:
 def apart(work: Callable[[], T]) -> T:
     """What it returns in a thread of its own, with which the threads end that OpenMP makes for it: while more of them
     are left than there are cores, GNU's OpenMP slows down all."""
-    found: list[T] = []
-    thread = threading.Thread(target=lambda: found.append(work()))
-    thread.start()
-    thread.join()
-    return found[0]
+    with ThreadPoolExecutor(1) as one:
+        return one.submit(work).result()
 
 
 def median_ratio(ours: Callable[[], float], theirs: Callable[[], float], runs: int) -> tuple[float, float, float]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from llama_engines import generate, open_engine, wait_until
 
 from hanpaca.core.engines import worker as worker_module
 from hanpaca.core.engines.worker import Worker
-from hanpaca.core.errors import Closed
+from hanpaca.core.errors import Closed, EngineFailure
 
 
 @pytest.fixture
@@ -81,11 +82,59 @@ def test_where_no_thread_can_be_started_any_more_it_is_freed_all_the_same(
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
+    ran: list[str] = []
+    with pytest.raises(EngineFailure, match="thread cannot be started: can't create"):
+        worker.call(lambda: ran.append("refused"))
+    worker.stop(lambda: worker.call(lambda: ran.append("freed")))
+    assert ran == ["freed"], "what was refused is not done later"
     with pytest.raises(Closed):
         worker.call(lambda: None)
+
+
+def test_a_thread_that_a_fault_has_ended_is_replaced(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda told: None)
+
+    class Broken:
+        busy = True
+
+        def step(self) -> None:
+            raise ValueError
+
+        def reset(self, error: Exception) -> None:
+            self.busy = False
+            raise MemoryError
+
+        def abandon(self, error: Exception) -> None:
+            pass
+
+    scheduler: Any = Broken()
+    first = worker.call(threading.current_thread)
+    worker.call(lambda: worker.add(scheduler))
+    wait_until(lambda: not first.is_alive())
+    assert worker.call(threading.current_thread) is not first
     freed: list[int] = []
-    worker.stop(lambda: worker.call(lambda: freed.append(1)))
+    worker.stop(lambda: freed.append(1))
     assert freed == [1]
+
+
+def test_a_call_made_while_a_thread_is_being_made_starts_no_second(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a finalizer, which may run anywhere."""
+    gone(worker)
+    real = threading.Thread
+    inner: list[Any] = []
+
+    def make(*args: Any, **named: Any) -> threading.Thread:
+        if not inner:
+            inner.append(None)
+            worker.post(lambda: inner.append(threading.current_thread()))
+        return real(*args, **named)
+
+    monkeypatch.setattr(threading, "Thread", make)
+    outer = worker.call(threading.current_thread)
+    wait_until(lambda: len(inner) == 2)
+    assert inner[1] is outer
 
 
 def test_stopped_from_within_it_ends_after_the_call(worker: Worker) -> None:
