@@ -49,8 +49,7 @@ class Worker:
         """Run a function on the worker thread between two steps and give its result. Raises `Closed`."""
         if threading.current_thread() is self._thread:
             return function()
-        result: T = self._call_soon(function).result()
-        return result
+        return self._call_soon(function).result()
 
     def post(self, function: Callable[[], None]) -> None:
         """Run a function on the worker thread soon, without waiting. Raises `Closed`."""
@@ -107,8 +106,8 @@ class Worker:
                 raise EngineFailure(f"The model's thread cannot be started: {error}.") from error
             raise
 
-    def _call_soon(self, function: Callable[[], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
+    def _call_soon(self, function: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
         with self._wake:
             if self._stopping:
                 raise closed()
@@ -157,14 +156,11 @@ class Worker:
 
     def _end(self) -> None:
         """After the last call: what it queued is ended too, then the memory goes."""
-        try:
-            for scheduler in self._schedulers:
-                scheduler.abandon(closed())
-            if self._at_end is not None:
-                _fulfil(self._at_end, Future())
-        finally:
-            _alive.discard(self)
-            self._ended.set()
+        for scheduler in self._schedulers:
+            scheduler.abandon(closed())
+        if self._at_end is not None:
+            _fulfil(self._at_end, Future())
+        _alive.discard(self)
 
     @staticmethod
     def _step(scheduler: Scheduler) -> None:
