@@ -35,13 +35,14 @@ def run(argv: list[str]) -> int:
     if no_model(found.model):
         raise BadInput("The demo is answers of a model.", "Name one with --model; `hanpaca ask --model none` quotes.")
     started = time.monotonic()
+    chat = _chat(model_name(found.model, READER), model_options(found, READER))
     with open_library(found, create=True) as library:
         if not found.json:
             say(f"Indexing the manual in {manual()}")
         report = synced(library, [manual()])
         if not found.json:
             show_report(report)
-    chain = _chain(library_folder(found.library), model_name(found.model, READER), model_options(found, READER))
+    chain = _chain(library_folder(found.library), chat)
     answers = [_answer(chain, question, quiet=found.json) for question in QUESTIONS]
     if found.json:
         as_json({"embedded": report.embedded, "answers": answers})
@@ -61,13 +62,22 @@ def manual() -> Path:
     return folder
 
 
-def _chain(library: Path, model: str, options: dict[str, Any]) -> Any:
+def _chat(model: str, options: dict[str, Any]) -> Any:
+    """The model, opened: one that cannot be had is told before a minute of indexing."""
     try:
-        from ..langchain import ChatHanpaca, HanpacaRetriever, question_answering
+        from ..langchain import ChatHanpaca
     except ModuleNotFoundError as error:
         raise BadInput(f"The demo needs {error.name}.", 'Run: pip install "hanpaca[demo]"') from error
     stop = ONE_SENTENCE if model == BUNDLED else None
-    chat = ChatHanpaca(model=model, load_options=options, temperature=0, max_tokens=100, stop=stop)
+    context = options.pop("context", None)
+    chat = ChatHanpaca(model=model, context=context, load_options=options, temperature=0, max_tokens=100, stop=stop)
+    assert chat.loaded().engine
+    return chat
+
+
+def _chain(library: Path, chat: Any) -> Any:
+    from ..langchain import HanpacaRetriever, question_answering
+
     return question_answering(HanpacaRetriever(library=library, k=PASSAGES), chat)
 
 

@@ -33,6 +33,18 @@ def test_a_demo_without_a_model(run: Run) -> None:
     refused(run("demo", "--model", "none"), "answers of a model", "hanpaca ask")
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [("--model", "nosuch", "nosuch"), ("--prompt-lookup", "99", "prompt_lookup"), ("--context", "0", "context")],
+)
+@pytest.mark.usefixtures("smollm2")
+def test_a_demo_with_a_model_that_cannot_be_had_indexes_nothing(
+    run: Run, tmp_path: Path, option: str, value: str, told: str
+) -> None:
+    refused(run("demo", "--library", "./new", option, value), told)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_missing_file(run: Run, library: Path) -> None:
     refused(run("ingest", "nowhere.txt", "--library", library), "nowhere.txt")
     assert "llamas.txt" in run("sources", "--library", library).out
