@@ -104,8 +104,8 @@ def decode(data: bytes, encoding: str | None = None) -> Decoded:
 def _forced(data: bytes, encoding: str) -> Decoded:
     try:
         name = codecs.lookup(encoding).name
-        b"a".decode(name, "replace")  # refuses codecs that make no text, such as base64
-    except LookupError:
+        b"\xff".decode(name, "replace")  # refuses codecs that make no text, such as base64, or not of any bytes
+    except (LookupError, ValueError):
         known = "utf-8, gb18030, gbk, big5, big5hkscs, utf-16, utf-16-le, utf-16-be, cp1252, shift_jis, euc_kr"
         raise BadInput(f"There is no text encoding named {encoding!r}.", f"Use one of: {known}.") from None
     return _lenient(data, name)

@@ -6,19 +6,24 @@ The file is a zip with the database as SQLite wrote it; making one does not stop
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 import sqlite3
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..core.errors import BadInput
+from ..core.errors import BadInput, HanpacaError
 from .library import DATABASE, Library
-from .store import explain
 
 FORMAT = "hanpaca-library-1"
+_WORKSHOP = ".hanpaca-backup-"
+_NOT_YET_LOCKED = 10.0
+"""Seconds for which a workshop may be without its lock: another process is just making it."""
 MOST_BYTES = 1 << 40
 """A backup that says it holds more is no backup."""
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, UnicodeDecodeError, sqlite3.DatabaseError)
@@ -31,23 +36,38 @@ def backup(library: Library, target: Path | str) -> Path:
     Raises `BadInput` for a folder, for a file that is no backup, and for a place in the library's own folder.
     """
     target = Path(target)
-    with _explained(target):
-        _refuse_what_would_be_lost(library, target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    new = target.with_name(f".{target.name}.{os.getpid()}.new")
-    with _explained(target), tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        copy = Path(folder) / DATABASE
-        with contextlib.closing(sqlite3.connect(copy)) as writing:
-            library.store.back_up(writing)
-            writing.execute("PRAGMA journal_mode = DELETE")
-        try:
+    with _explained(f"No backup is written to {target}"):
+        place = Path(os.path.realpath(target))  # a link stays, and leads to the new one
+        _refuse_what_would_be_lost(library, place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _workshop(place) as folder:
+            copy, new = folder / DATABASE, folder / "new.zip"
+            with contextlib.closing(sqlite3.connect(copy)) as writing:
+                library.store.back_up(writing)
+                writing.execute("PRAGMA journal_mode = DELETE")
             with zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive:
                 archive.writestr("format", FORMAT)
                 archive.write(copy, DATABASE)
-            new.replace(target)
-        finally:
-            new.unlink(missing_ok=True)
+            new.replace(place)
     return target
+
+
+@contextlib.contextmanager
+def _workshop(target: Path) -> Iterator[Path]:
+    """A folder beside `target` for what becomes it, locked, and gone afterwards with those that killed runs left."""
+    import filelock
+
+    folder = Path(tempfile.mkdtemp(prefix=_WORKSHOP, dir=target.parent))
+    try:
+        with filelock.FileLock(folder / "lock"):
+            for other in target.parent.glob(f"{_WORKSHOP}*"):
+                with contextlib.suppress(OSError, filelock.Timeout):
+                    if time.time() - other.stat().st_mtime > _NOT_YET_LOCKED:
+                        with filelock.FileLock(other / "lock", timeout=0):
+                            shutil.rmtree(other)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _refuse_what_would_be_lost(library: Library, target: Path) -> None:
@@ -79,17 +99,18 @@ def _format(archive: zipfile.ZipFile) -> str:
 def restore(source: Path | str, folder: Path | str) -> None:
     """Make a library in `folder` from a backup. Raises `BadInput` if there is one already, or the file is no backup."""
     source, folder = Path(source), Path(folder)
-    if (folder / DATABASE).exists():
-        raise BadInput(f"There is a library in {folder} already.", "Restore into another folder, or delete it first.")
+    _refuse_a_library(folder)
     if not source.is_file():
         raise BadInput(f"There is no file {source}.", "Check the path.")
-    with _explained(folder / DATABASE), _made(folder):
-        new = folder / f"{DATABASE}.new"
-        try:
-            _unpack(source, new)
-            new.replace(folder / DATABASE)
-        finally:
-            new.unlink(missing_ok=True)
+    with _explained(f"No library is made in {folder}"), _made(folder), _workshop(folder / DATABASE) as place:
+        _unpack(source, place / DATABASE)
+        _refuse_a_library(folder)  # another process may have been faster
+        (place / DATABASE).replace(folder / DATABASE)
+
+
+def _refuse_a_library(folder: Path) -> None:
+    if (folder / DATABASE).exists():
+        raise BadInput(f"There is a library in {folder} already.", "Restore into another folder, or delete it first.")
 
 
 @contextlib.contextmanager
@@ -128,8 +149,12 @@ def _unpack(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(what: str) -> Iterator[None]:
+    """The disk's errors, in words for the user; `what` says what they prevented."""
     try:
         yield
-    except OSError as error:
-        raise explain(error, path) from error
+    except (OSError, sqlite3.OperationalError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        if "full" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise HanpacaError(f"{what}: {reason}.", "Free some space, or choose another place.") from error
+        raise BadInput(f"{what}: {reason}.", "Choose another place, or change its permissions.") from error

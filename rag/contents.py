@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import BadInput
-from .paths import absolute, ends_with, is_below
+from .paths import absolute, ends_with, is_below, printable
 from .store import Store
 
 
@@ -91,22 +92,27 @@ def _bytes_below(folder: Path) -> int:
 
 
 def below(store: Store, name: Path | str) -> list[str]:
-    """The library's own paths of the files that a name means: one, as `resolve`, or all below a folder."""
+    """The library's own paths of the files that a name means: one, as `resolve`, or all below a folder; those too that
+    could not be read."""
     if not str(name).strip():  # that would be the folder one is in
         raise BadInput("The name of a document is empty.", "`hanpaca sources` lists what the library has.")
     top = absolute(str(name))
-    paths = [row[0] for row in store.rows("SELECT path FROM files ORDER BY path")]
-    return [path for path in paths if path != top and is_below(path, top)] or [resolve(store, name)]
+    paths = [row[0] for row in store.rows("SELECT path FROM files UNION SELECT path FROM failures ORDER BY path")]
+    return [path for path in paths if path != top and is_below(path, top)] or [_meant(paths, str(name))]
 
 
 def resolve(store: Store, file: Path | str) -> str:
-    """The library's own path of a file given as the user knows it: whole, relative, or its last parts."""
-    wanted = str(file)
-    paths = [row[0] for row in store.rows("SELECT path FROM files ORDER BY path")]
+    """The library's own path of a file given as the user knows it: whole, relative, its last parts, or as it is
+    printed."""
+    return _meant([row[0] for row in store.rows("SELECT path FROM files ORDER BY path")], str(file))
+
+
+def _meant(paths: Sequence[str], wanted: str) -> str:
     for candidate in (wanted, absolute(wanted)):
         if candidate in paths:
             return candidate
     ends = [path for path in paths if ends_with(path, wanted)]
+    ends = ends or [path for path in paths if ends_with(printable(path), wanted)]
     if len(ends) == 1:
         return str(ends[0])
     if ends:

@@ -61,11 +61,13 @@ def read_questions(path: Path | str) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadInput(f"Line {number} of {path} is no JSON: {error}.", "Write one object on each line.") from error
         question = row.get("question") if isinstance(row, dict) else None
         if not isinstance(question, str) or not question.strip():
             raise BadInput(f"Line {number} of {path} has no question.", 'Write {"question": …, "answer": …}.')
+        if not isinstance(row.get("answerable", True), bool):
+            raise BadInput(f'Line {number} of {path}: "answerable" is true or false.', "Write it without quotes.")
         questions.append(row)
     if not questions:
         raise BadInput(f"{path} holds no questions.", 'Write lines such as {"question": …, "answer": …}.')

@@ -89,7 +89,7 @@ class Library:
         database = folder / DATABASE
         if not database.exists():
             if not create:
-                raise BadInput(f"There is no library in {folder}.", "Make one: hanpaca ingest FOLDER.")
+                raise BadInput(f"There is no library in {folder}.", "Make one of this name: hanpaca ingest FOLDER.")
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:

@@ -16,6 +16,11 @@ def shown(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode()
 
 
+def printable(path: str) -> str:
+    """A path on one line: line ends and the like escaped."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in path)
+
+
 def is_below(path: str, folder: Path | str) -> bool:
     """Whether a path lies in a folder (however deep), or is it."""
     top = absolute(folder)

@@ -19,7 +19,7 @@ from .store import Store, explain
 from .uploads import FOLDER
 
 CHROMA, WRITE_LOCK = "chroma", "write.lock"
-_FILES = (f"{DATABASE}.new", f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", DATABASE, WRITE_LOCK)
+_FILES = (f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", DATABASE, WRITE_LOCK)
 """In the order in which they go: the log holds text too, and would stay if the database went first."""
 
 

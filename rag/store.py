@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import shutil
 import sqlite3
 import uuid
 from collections.abc import Iterator, Sequence
@@ -181,11 +182,17 @@ class Store:
         self._connections.close()
 
 
+_ROOM = 1 << 16
+"""Bytes that a write needs at least."""
+
+
 def explain(error: Exception, path: Path) -> HanpacaError:
     """What went wrong with the library's disk, as an error that says what to do."""
     text = str(error)
     folder = path.parent
-    if "full" in text or "I/O" in text or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+    # SQLite opens a library read-only where it finds no room for the files by which processes agree.
+    no_room = "readonly" in text and folder.is_dir() and shutil.disk_usage(folder).free < _ROOM
+    if no_room or "full" in text or "I/O" in text or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return HanpacaError(
             f"The disk is full or failing ({text}); the library in {folder} kept every file that was finished.",
             "Free some space and run the same command again: it goes on from there.",

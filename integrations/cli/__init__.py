@@ -55,7 +55,9 @@ INTERRUPTED, PIPE_CLOSED = 130, 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. `argv` is without the program's name and defaults to `sys.argv`."""
     from ...core.errors import HanpacaError
+    from .streams import prepare
 
+    prepare()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _dispatch(words)
@@ -119,5 +121,7 @@ def _help() -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"hanpaca: {message}", file=sys.stderr)
+    from .streams import harmless
+
+    print(f"hanpaca: {harmless(message)}", file=sys.stderr)
     return code

@@ -6,7 +6,6 @@ Knows the shape of answers, and neither where they come from nor any command's o
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +14,6 @@ from .output import note, quoted, say, short
 if TYPE_CHECKING:
     from ...core import Model
     from ...rag import Answer
-
-
-def write(piece: str) -> None:
-    """A piece of an answer, at once."""
-    sys.stdout.write(piece)
-    sys.stdout.flush()
 
 
 def show_notes(notes: Iterable[str]) -> None:

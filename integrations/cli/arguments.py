@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from ...core.errors import BadInput
@@ -28,11 +29,13 @@ class Parser(argparse.ArgumentParser):
         return sorted({text for action in self._actions for text in action.option_strings if text.startswith("--")})
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Parse `argv`. `--help` prints and leaves with code 0, as argparse does."""
-        if {"-h", "--help"} & set(argv):  # before intermixed parsing, which hides the defaults that help shows
-            self.print_help()
+        """Parse `argv`. `--help` prints and leaves with code 0, as argparse does; what follows `--` is no option."""
+        ended = "--" in argv
+        if {"-h", "--help"} & set(argv[: argv.index("--")] if ended else argv):  # before intermixed parsing, which
+            self.print_help()  # hides the defaults that help shows
             self.exit()
-        found, unknown = self.parse_known_intermixed_args(argv)
+        # Intermixed parsing knows no "--".
+        found, unknown = self.parse_known_args(argv) if ended else self.parse_known_intermixed_args(argv)
         if unknown:
             wrong = unknown[0].partition("=")[0]
             near = difflib.get_close_matches(wrong, self.options(), n=1)
@@ -47,6 +50,10 @@ MOST_PASSAGES = 1_000
 """What `-k` and `--neighbours` may ask for; nobody reads more, and SQLite's whole numbers end somewhere."""
 
 
+SAMPLING_OPTIONS = ("max_tokens", "temperature", "seed")
+"""What `add_sampling` adds, by the names in a namespace."""
+
+
 def passage_count(text: str) -> int:
     """The type of an option that counts passages; what is too few, the search says."""
     try:
@@ -56,6 +63,14 @@ def passage_count(text: str) -> int:
     if count > MOST_PASSAGES:
         raise argparse.ArgumentTypeError(f"{MOST_PASSAGES:,} passages are the most, not {text}")
     return count
+
+
+def some_path(text: str) -> Path:
+    """The type of an option that names a file or a folder: "", such as a variable of the shell that is not set, would
+    be the working folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("a path is empty")
+    return Path(text)
 
 
 def add_json(parser: Parser) -> None:
@@ -119,5 +134,5 @@ def add_sampling(parser: Parser) -> None:
 
 def sampling_of(found: argparse.Namespace) -> dict[str, int | float]:
     """The sampling settings that were given, by name."""
-    named = {name: getattr(found, name) for name in ("max_tokens", "temperature", "seed")}
+    named = {name: getattr(found, name) for name in SAMPLING_OPTIONS}
     return {name: value for name, value in named.items() if value is not None}

@@ -7,11 +7,21 @@ import contextlib
 
 from ...core import Model, load
 from ...core.errors import BadInput
-from .answers import plain_answer, show_answer, write
-from .arguments import Parser, add_abstain, add_json, add_library, add_model, add_sampling, passage_count, sampling_of
+from .answers import plain_answer, show_answer
+from .arguments import (
+    SAMPLING_OPTIONS,
+    Parser,
+    add_abstain,
+    add_json,
+    add_library,
+    add_model,
+    add_sampling,
+    passage_count,
+    sampling_of,
+)
 from .library import add_filters, add_rerank, filters_of, open_library
-from .output import as_json
-from .places import BUNDLED, NO_MODEL, READER, model_name, model_options, no_model
+from .output import as_json, write
+from .places import BUNDLED, MODEL_OPTIONS, NO_MODEL, READER, model_name, model_options, no_model
 
 
 def run(argv: list[str]) -> int:
@@ -40,7 +50,7 @@ def run(argv: list[str]) -> int:
     with contextlib.ExitStack() as opened:
         library = opened.enter_context(open_library(found))
         bundled = READER if found.mode in ("auto", "focus") else BUNDLED
-        model = None if found.mode == "extract" else model_of(found, opened, bundled)
+        model = model_of(found, opened, bundled)
         events = stream_answer(
             library,
             model,
@@ -64,11 +74,16 @@ def run(argv: list[str]) -> int:
 
 
 def model_of(found: argparse.Namespace, opened: contextlib.ExitStack, bundled: str = BUNDLED) -> Model | None:
-    """The model that the options name, closed with `opened`; None where they want none."""
-    if no_model(found.model):
-        if getattr(found, "mode", "auto") not in ("auto", "extract"):
-            raise BadInput(
-                f"Answering by {found.mode} needs a model.", "Name one with --model, or choose --mode extract."
-            )
-        return None
-    return opened.enter_context(load(model_name(found.model, bundled), **model_options(found, bundled)))
+    """The model that the options name, closed with `opened`; None where they want none. Raises `BadInput` for options
+    of a model then."""
+    mode = getattr(found, "mode", "auto")
+    if mode != "extract" and not no_model(found.model):
+        return opened.enter_context(load(model_name(found.model, bundled), **model_options(found, bundled)))
+    if mode not in ("auto", "extract"):
+        raise BadInput(f"Answering by {mode} needs a model.", "Name one with --model, or choose --mode extract.")
+    given = {"--model": None if no_model(found.model) else found.model} | {
+        f"--{name.replace('_', '-')}": getattr(found, name) for name in (*MODEL_OPTIONS, *SAMPLING_OPTIONS)
+    }
+    if useless := [name for name, value in given.items() if value is not None]:
+        raise BadInput(f"Quotations are made without a model: {useless[0]} is of no use.", "Leave it out.")
+    return None

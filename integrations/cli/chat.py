@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ...core import Delta, Message, Model, Sampling, load
 from ...core.errors import BadInput, ContextOverflow
-from .answers import plain_answer, show_answer, write
+from .answers import plain_answer, show_answer
 from .arguments import Parser, add_abstain, add_json, add_model, add_sampling, sampling_of
 from .ask import model_of
 from .library import open_library
-from .output import as_json, note, say
+from .output import as_json, note, say, write
 from .places import NO_MODEL, READER, model_name, model_options, no_model
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ def run(argv: list[str]) -> int:
     add_sampling(parser)
     add_json(parser)
     found = parser.parse(argv)
+    if found.json and not found.message:
+        parser.error('--json goes with one message, such as: hanpaca chat --json "Hello"')
+    if found.library is None and not found.abstain:
+        parser.error("--no-abstain goes with --library")
     if found.library is not None:
         return _about_documents(found)
     if no_model(found.model):
@@ -169,8 +173,7 @@ def _answer(model: Model, messages: list[Message], sampling: Sampling) -> str:
     try:
         for delta in stream:
             parts.append(delta.text)
-            sys.stdout.write(delta.text)
-            sys.stdout.flush()
+            write(delta.text)
     except KeyboardInterrupt:
         note(" [stopped]")
     except ContextOverflow as error:

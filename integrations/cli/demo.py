@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import BadInput
-from .answers import show_citations, show_notes, write
+from .answers import show_citations, show_notes
 from .arguments import Parser, add_json, add_library, add_model
 from .ingest import show_report, synced
 from .library import open_library
-from .output import as_json, say
+from .output import as_json, say, write
 from .places import BUNDLED, READER, library_folder, model_name, model_options, no_model
 
 QUESTIONS = ("How large is the 7B model at Q4_K?", "自适应NTK把上下文扩展到多长？")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import BadInput, HanpacaError
-from .arguments import Parser, add_json, add_library
+from .arguments import Parser, add_json, add_library, some_path
 from .library import open_library
 from .output import about, as_json, note, progress, say
 
@@ -45,7 +45,7 @@ def sync(argv: list[str]) -> int:
 
 def _parser(name: str, about: str) -> Parser:
     parser = Parser(name, about)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="FILE|FOLDER")
+    parser.add_argument("paths", nargs="+", type=some_path, metavar="FILE|FOLDER")
     add_library(parser)
     parser.add_argument("--embedder", metavar="NAME", help="embedding model of a new library; default: the bundled one")
     parser.add_argument("--encoding", metavar="NAME", help="encoding of the plain-text files; default: found out")

@@ -22,6 +22,13 @@ def open_library(found: argparse.Namespace, *, create: bool = False, embedder: s
     return Library.open(library_folder(found.library), embedder=embedder, create=create)
 
 
+def note_missing_vectors(library: Library) -> None:
+    """Say how many passages a search by meaning does not see yet."""
+    stats = library.stats()
+    if pending := stats.passages - stats.embedded:
+        note(f"({pending} of {stats.passages} passages have no vectors yet; the next `hanpaca ingest` makes them.)")
+
+
 def sources(argv: list[str]) -> int:
     """List the files of a library."""
     parser = Parser("sources", "The documents in a library.")
@@ -110,6 +117,8 @@ def search(argv: list[str]) -> int:
             neighbours=found.neighbours,
             rerank=found.rerank,
         )
+        if found.mode != "keywords":
+            note_missing_vectors(library)
     if found.json:
         as_json({"hits": [_plain(hit) for hit in hits]})
         return 0

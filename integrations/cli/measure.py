@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 
 from ...core.errors import BadInput, ModelNotFound
-from .arguments import Parser, add_json
+from .arguments import Parser, add_json, some_path
 from .output import as_json, note, progress, say, size, table
 
 
@@ -30,6 +30,8 @@ def bench(argv: list[str]) -> int:
         if path is not None:  # what `tune` chose may be another file than the name says
             note(f"measuring {path.name}")
         speed = measure(model.engine, prompt=found.prompt, on_progress=note)
+        if speed.prompt < found.prompt:
+            note(f"the prompt had {speed.prompt} tokens, not {found.prompt}: half of the model's context")
     if found.json:
         as_json({"model": found.model, "file": path, **dataclasses.asdict(speed)})
         return 0
@@ -96,10 +98,10 @@ def imatrix(argv: list[str]) -> int:
         "hanpaca quantize FILE OUT.gguf Q4_0 --imatrix IMATRIX.gguf",
     )
     parser.add_argument("model", metavar="FILE", help="a .gguf file, best the one that will be quantized, or a name")
-    parser.add_argument("out", type=Path, metavar="IMATRIX.gguf")
+    parser.add_argument("out", type=some_path, metavar="IMATRIX.gguf")
     parser.add_argument(
         "--text",
-        type=Path,
+        type=some_path,
         nargs="+",
         default=[],
         metavar="FILE",

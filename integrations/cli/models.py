@@ -24,6 +24,10 @@ def run(argv: list[str]) -> int:
     found = parser.parse(argv)
     if found.fit and found.cached:
         parser.error("--fit and --cached do not go together")
+    if found.here and (found.fit or found.cached):
+        parser.error(f"--here and {'--fit' if found.fit else '--cached'} do not go together")
+    if found.kind and found.cached:
+        parser.error("--kind and --cached do not go together")
     if found.cached:
         return _cached(found.json)
     if found.fit:

@@ -16,22 +16,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .streams import harmless, is_unicode
+
 GIB = 2**30
 
 
 def say(text: str = "") -> None:
     """One line of result."""
-    print(text, flush=True)
+    print(harmless(text), flush=True)
 
 
 def note(text: str) -> None:
     """One line about the work."""
-    print(text, file=sys.stderr, flush=True)
+    print(harmless(text), file=sys.stderr, flush=True)
+
+
+def write(piece: str) -> None:
+    """A piece of an answer, at once."""
+    sys.stdout.write(harmless(piece))
+    sys.stdout.flush()
 
 
 def as_json(value: Any, *, lines: bool = True) -> None:
     """One JSON object, readable by people too; on one line where more objects follow (`lines` False)."""
-    say(json.dumps(value, ensure_ascii=False, indent=2 if lines else None, default=str))
+    print(
+        json.dumps(value, ensure_ascii=not is_unicode(sys.stdout), indent=2 if lines else None, default=str), flush=True
+    )
 
 
 def width(text: str) -> int:
@@ -67,7 +77,7 @@ def progress(title: str, *, bytes_: bool = False) -> Iterator[Callable[[int, int
     from rich.console import Console
 
     counted = [bars.DownloadColumn(), bars.TransferSpeedColumn()] if bytes_ else [bars.MofNCompleteColumn()]
-    what_is_done = bars.TextColumn("{task.description}")
+    what_is_done = bars.TextColumn("{task.description}", markup=False)
     columns = (bars.TextColumn(title), bars.BarColumn(), *counted, bars.TimeRemainingColumn(), what_is_done)
     with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
@@ -76,9 +86,11 @@ def progress(title: str, *, bytes_: bool = False) -> Iterator[Callable[[int, int
 
 def short(path: str) -> str:
     """A path as the user would write it: relative below the working folder, line ends and the like escaped."""
+    from ...rag.paths import printable
+
     with contextlib.suppress(ValueError):
         path = str(Path(path).relative_to(Path.cwd()))
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in path)
+    return printable(path)
 
 
 def about(path: str, message: str) -> str:

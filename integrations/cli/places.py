@@ -15,6 +15,8 @@ from ...core.errors import BadInput
 BUNDLED = "smollm2"
 READER = "smollm2-reader"
 """The bundled model for questions about documents."""
+MODEL_OPTIONS = ("context", "kv_type", "threads", "prompt_lookup")
+"""What `arguments.add_model` adds besides the model's name, by the names in a namespace."""
 NO_MODEL = "none"
 """The name that asks for quotations, without a model."""
 
@@ -58,7 +60,7 @@ def model_options(found: argparse.Namespace, bundled: str = BUNDLED) -> dict[str
         # So small a model gains little from a second thread where it writes one answer, and loses much where other
         # programs run: its threads wait for each other hundreds of times for a token.
         threads = 1
-    given = {name: getattr(found, name) for name in ("context", "kv_type", "prompt_lookup")} | {"threads": threads}
+    given = {name: getattr(found, name) for name in MODEL_OPTIONS} | {"threads": threads}
     if (memory := getattr(found, "prefix_memory", None)) is not None:
         given["prefix_memory"] = memory * 2**20
     return {name: value for name, value in given.items() if value is not None}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...core.errors import BadInput
 from .answers import show_citations, show_notes
-from .arguments import Parser, add_json, add_library, add_model, add_sampling, sampling_of
+from .arguments import Parser, add_json, add_library, add_model, add_sampling, sampling_of, some_path
 from .ask import model_of
-from .library import add_rerank, open_library
+from .library import add_rerank, note_missing_vectors, open_library
 from .output import as_json, note, progress, say, size, table
 from .places import NO_MODEL, library_folder, no_model
 
@@ -27,7 +26,7 @@ def evaluate(argv: list[str]) -> int:
     parser = Parser("eval", "Measure search on your own questions: recall, rank, refusals, time.")
     parser.add_argument(
         "questions",
-        type=Path,
+        type=some_path,
         metavar="QUESTIONS.jsonl",
         help='lines such as {"question": "…", "file": "a.pdf", "answer": "…"}; "answerable": false if it has none',
     )
@@ -41,6 +40,8 @@ def evaluate(argv: list[str]) -> int:
         result = evaluation.evaluate(
             library, questions, found.mode, rerank=found.rerank, on_question=lambda done, total: show(done, total, "")
         )
+        if found.mode != "keywords":
+            note_missing_vectors(library)
     if found.json:
         as_json(result.as_dict())
     else:
@@ -87,7 +88,7 @@ def backup(argv: list[str]) -> int:
     from ...rag.backup import backup as write_backup
 
     parser = Parser("backup", "Write a library to one file. It may be in use meanwhile.")
-    parser.add_argument("target", type=Path, metavar="FILE")
+    parser.add_argument("target", type=some_path, metavar="FILE")
     add_library(parser)
     add_json(parser)
     found = parser.parse(argv)
@@ -105,7 +106,7 @@ def restore(argv: list[str]) -> int:
     from ...rag.backup import restore as read_backup
 
     parser = Parser("restore", "Make a library from a backup. An existing library is never overwritten.")
-    parser.add_argument("source", type=Path, metavar="FILE")
+    parser.add_argument("source", type=some_path, metavar="FILE")
     add_library(parser)
     add_json(parser)
     found = parser.parse(argv)

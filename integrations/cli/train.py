@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import Parser, add_json
+from .arguments import Parser, add_json, some_path
 from .output import as_json, note, say
 
 if TYPE_CHECKING:
@@ -68,7 +67,9 @@ def _parser(kind: str) -> Parser:
     for field in documented(options):
         if field.name not in ("base", "data"):
             _add(parser, field)
-    parser.add_argument("--run", type=Path, metavar="RUN.json", help="take the options of an earlier run from its file")
+    parser.add_argument(
+        "--run", type=some_path, metavar="RUN.json", help="take the options of an earlier run from its file"
+    )
     parser.add_argument("--preview", type=int, metavar="N", help="show N examples with what is trained on, and leave")
     parser.add_argument("--plan", action="store_true", help="show memory, tokens, steps and time, and leave")
     add_json(parser)

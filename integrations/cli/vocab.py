@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from .arguments import Parser, add_json
+from .arguments import Parser, add_json, some_path
 from .output import as_json, note, say, table
 
 _ABOUT = {
@@ -33,8 +31,10 @@ def _train(argv: list[str]) -> int:
     from ...core.vocabulary.pieces import train_pieces
 
     parser = _parser("train")
-    parser.add_argument("texts", type=Path, nargs="+", metavar="TEXT", help="text files, or folders of .txt and .jsonl")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the sentencepiece model to write")
+    parser.add_argument(
+        "texts", type=some_path, nargs="+", metavar="TEXT", help="text files, or folders of .txt and .jsonl"
+    )
+    parser.add_argument("--out", type=some_path, required=True, metavar="FILE", help="the sentencepiece model to write")
     parser.add_argument("--size", type=int, default=20_000, metavar="N", help="pieces; default: %(default)s")
     parser.add_argument("--coverage", type=float, default=0.9995, help="share of characters; default: %(default)s")
     found = parser.parse(argv)
@@ -46,9 +46,9 @@ def _merge(argv: list[str]) -> int:
     from ...core.vocabulary.pieces import merge_pieces
 
     parser = _parser("merge")
-    parser.add_argument("base", type=Path, metavar="BASE.model", help="the model's own tokenizer.model")
-    parser.add_argument("new", type=Path, metavar="NEW.model", help="the pieces to add")
-    parser.add_argument("out", type=Path, metavar="OUT.model")
+    parser.add_argument("base", type=some_path, metavar="BASE.model", help="the model's own tokenizer.model")
+    parser.add_argument("new", type=some_path, metavar="NEW.model", help="the pieces to add")
+    parser.add_argument("out", type=some_path, metavar="OUT.model")
     parser.add_argument(
         "--size", type=int, metavar="N", help="pieces in all, for example 55296; default: every new one"
     )
@@ -68,9 +68,11 @@ def _extend(argv: list[str]) -> int:
     from ...core.vocabulary.corpus import lines, text_files
 
     parser = _parser("extend")
-    parser.add_argument("base", type=Path, metavar="tokenizer.json", help="the model's own")
-    parser.add_argument("texts", type=Path, nargs="+", metavar="TEXT", help="text files, or folders of .txt and .jsonl")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the tokenizer.json to write")
+    parser.add_argument("base", type=some_path, metavar="tokenizer.json", help="the model's own")
+    parser.add_argument(
+        "texts", type=some_path, nargs="+", metavar="TEXT", help="text files, or folders of .txt and .jsonl"
+    )
+    parser.add_argument("--out", type=some_path, required=True, metavar="FILE", help="the tokenizer.json to write")
     parser.add_argument("--add", type=int, default=6000, metavar="N", help="new tokens; default: %(default)s")
     found = parser.parse(argv)
     added = extend_merges(found.base, lines(text_files(found.texts)), found.out, found.add)
@@ -83,9 +85,11 @@ def _grow(argv: list[str]) -> int:
     from ...core.vocabulary.grow import grow
 
     parser = _parser("grow")
-    parser.add_argument("checkpoint", type=Path, metavar="FOLDER", help="a checkpoint with its own tokenizer")
-    parser.add_argument("tokenizer", type=Path, metavar="TOKENIZER", help="a folder with the new tokenizer's files")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
+    parser.add_argument("checkpoint", type=some_path, metavar="FOLDER", help="a checkpoint with its own tokenizer")
+    parser.add_argument(
+        "tokenizer", type=some_path, metavar="TOKENIZER", help="a folder with the new tokenizer's files"
+    )
+    parser.add_argument("out", type=some_path, metavar="OUT", help="the folder to write")
     parser.add_argument("--multiple", type=int, default=64, metavar="N", help="round rows up; default: %(default)s")
     parser.add_argument("--start", choices=["mean", "random"], default="mean", help="new rows; default: %(default)s")
     found = parser.parse(argv)
@@ -99,8 +103,8 @@ def _report(argv: list[str]) -> int:
     from ...core.vocabulary.report import measure
 
     parser = _parser("report")
-    parser.add_argument("tokenizers", type=Path, nargs="+", metavar="TOKENIZER", help=".model, .json, or a folder")
-    parser.add_argument("--text", type=Path, required=True, metavar="PATH", help="a text file, or a folder")
+    parser.add_argument("tokenizers", type=some_path, nargs="+", metavar="TOKENIZER", help=".model, .json, or a folder")
+    parser.add_argument("--text", type=some_path, required=True, metavar="PATH", help="a text file, or a folder")
     found = parser.parse(argv)
     files = text_files([found.text])
     fits = [(str(path), measure(path, lines(files))) for path in found.tokenizers]

@@ -6,10 +6,9 @@ Knows the command's words; `integrations.webui.install` does the work.
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 from ...core.errors import EngineUnavailable
-from .arguments import Parser, add_json
+from .arguments import Parser, add_json, some_path
 from .output import as_json, note, say
 
 ACTIONS = ("install", "status", "remove")
@@ -19,9 +18,12 @@ def run(argv: list[str]) -> int:
     """Install, look at, or remove the extension in the host's folder."""
     parser = Parser("webui", "Put Hanpaca's extension into text-generation-webui, or take it out.")
     parser.add_argument("action", choices=ACTIONS, help="install, status or remove; each may be repeated")
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the web UI's folder, the one with server.py")
+    parser.add_argument("folder", type=some_path, metavar="DIR", help="the web UI's folder, the one with server.py")
     parser.add_argument(
-        "--user-data-dir", type=Path, metavar="DIR", help="as the web UI's own option; default: user_data beside it"
+        "--user-data-dir",
+        type=some_path,
+        metavar="DIR",
+        help="as the web UI's own option; default: user_data beside it",
     )
     add_json(parser)
     found = parser.parse(argv)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import Parser, add_json
+from .arguments import Parser, add_json, some_path
 from .output import as_json, note, progress, say, size, table
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ def convert(argv: list[str]) -> int:
     from ...core.weights.lora_file import convert_adapter
 
     parser = Parser("convert", "Write a LLaMA checkpoint (safetensors or .bin), or a LoRA adapter, as a GGUF file.")
-    parser.add_argument("checkpoint", type=Path, metavar="FOLDER")
-    parser.add_argument("out", type=Path, metavar="OUT.gguf")
+    parser.add_argument("checkpoint", type=some_path, metavar="FOLDER")
+    parser.add_argument("out", type=some_path, metavar="OUT.gguf")
     parser.add_argument("--type", choices=TYPES, default="f16", help="default: %(default)s")
     parser.add_argument(
         "--base", metavar="MODEL", help="for an adapter: the folder, GGUF file or name of what it was trained on"
@@ -54,11 +54,11 @@ def quantize(argv: list[str]) -> int:
     )
     parser.add_argument(
         "source",
-        type=Path,
+        type=some_path,
         metavar="FILE",
         help="a GGUF file; for --plan also a folder, or a name from `hanpaca models`",
     )
-    parser.add_argument("out", type=Path, nargs="?", metavar="OUT.gguf")
+    parser.add_argument("out", type=some_path, nargs="?", metavar="OUT.gguf")
     parser.add_argument(
         "type",
         nargs="?",
@@ -68,7 +68,7 @@ def quantize(argv: list[str]) -> int:
     parser.add_argument("--plan", action="store_true", help="only show the size of every type, or of the types named")
     parser.add_argument(
         "--imatrix",
-        type=Path,
+        type=some_path,
         metavar="FILE",
         help="the model's importance matrix (`hanpaca imatrix`): less is lost, and the smallest types need it",
     )
@@ -98,9 +98,11 @@ def merge(argv: list[str]) -> int:
     from ...core.weights.merge import merge as merge_adapters
 
     parser = Parser("merge", "Merge LoRA adapters into a base checkpoint, shard by shard.")
-    parser.add_argument("base", type=Path, metavar="BASE")
-    parser.add_argument("loras", type=Path, nargs="+", metavar="LORA", help="one or more, merged in this order")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the new checkpoint; default: the last folder named")
+    parser.add_argument("base", type=some_path, metavar="BASE")
+    parser.add_argument("loras", type=some_path, nargs="+", metavar="LORA", help="one or more, merged in this order")
+    parser.add_argument(
+        "--out", type=some_path, metavar="FOLDER", help="the new checkpoint; default: the last folder named"
+    )
     parser.add_argument("--verify", action="store_true", help="compute samples of every tensor again and compare")
     parser.add_argument("--gguf", metavar="TYPE", help="also write FOLDER-TYPE.gguf, for example Q4_K_M")
     add_json(parser)
@@ -131,9 +133,9 @@ def extract(argv: list[str]) -> int:
     from ...core.weights.low_rank import extract_lora
 
     parser = Parser("extract-lora", "Write what a tuned checkpoint changed in its base as a LoRA adapter.")
-    parser.add_argument("base", type=Path, metavar="BASE")
-    parser.add_argument("tuned", type=Path, metavar="TUNED")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the new adapter folder")
+    parser.add_argument("base", type=some_path, metavar="BASE")
+    parser.add_argument("tuned", type=some_path, metavar="TUNED")
+    parser.add_argument("out", type=some_path, metavar="OUT", help="the new adapter folder")
     parser.add_argument("--rank", type=int, default=64, metavar="N", help="default: %(default)s")
     add_json(parser)
     found = parser.parse(argv)
