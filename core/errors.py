@@ -62,6 +62,10 @@ class UnreadableDocument(BadInput):
     """A document gives no text."""
 
 
+class EmptyDocument(UnreadableDocument):
+    """A document is well and has no text."""
+
+
 class LibraryMismatch(BadInput):
     """A library was made with other settings than those asked for now."""
 

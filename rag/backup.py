@@ -38,7 +38,7 @@ def backup(library: Library, target: Path | str) -> Path:
     target = Path(target)
     with _explained(f"No backup is written to {target}"):
         place = Path(os.path.realpath(target))  # a link stays, and leads to the new one
-        _refuse_what_would_be_lost(library, place)
+        _refuse_what_would_be_lost(library, target)
         place.parent.mkdir(parents=True, exist_ok=True)
         with _workshop(place) as folder:
             copy, new = folder / DATABASE, folder / "new.zip"

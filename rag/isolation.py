@@ -20,7 +20,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any, Self
 
-from ..core.errors import BadInput, EngineFailure, EngineUnavailable, HanpacaError, UnreadableDocument
+from ..core.errors import BadInput, EmptyDocument, EngineFailure, EngineUnavailable, HanpacaError, UnreadableDocument
 from .readers import Document, Mark
 
 TIMEOUT = 120.0
@@ -32,7 +32,7 @@ _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from hanpaca.rag.reader_process import serve; serve()"
 )
 _ERRORS: dict[str, type[HanpacaError]] = {
-    kind.__name__: kind for kind in (UnreadableDocument, BadInput, EngineUnavailable)
+    kind.__name__: kind for kind in (UnreadableDocument, EmptyDocument, BadInput, EngineUnavailable)
 }
 HEADER = struct.Struct(">cQ")
 """Before each message of the reader process: what it is (J for JSON, T for text) and its length in bytes."""

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..core.errors import BadInput, EngineUnavailable, UnreadableDocument
+from ..core.errors import BadInput, EmptyDocument, EngineUnavailable, UnreadableDocument
 
 _INK = re.compile(r"\S")
 _PLACES = ("page", "slide", "sheet")
@@ -139,8 +139,8 @@ class Document:
 def read(path: Path, *, encoding: str | None = None) -> Document:
     """Read one file, `encoding` overriding the rule of `encodings` for plain text.
 
-    Raises `UnreadableDocument` where no text can be had, saying why, and `BadInput` for a missing file or an
-    extension that is not in `FORMATS`. The file is read once, whole.
+    Raises `UnreadableDocument` where no text can be had, saying why (`EmptyDocument` where there is none), and
+    `BadInput` for a missing file or an extension that is not in `FORMATS`. The file is read once, whole.
     """
     if not path.exists():
         raise BadInput(f"There is no file {path}.", "Check the path.")
@@ -158,7 +158,7 @@ def read(path: Path, *, encoding: str | None = None) -> Document:
 def read_bytes(data: bytes, name: str, encoding: str | None = None, reader: Reader | None = None) -> Document:
     """Read a file that is already in memory; `name` tells its format and stands in messages."""
     if not data:
-        raise UnreadableDocument(f"{name} is empty.", "Leave it out, or fill it.")
+        raise EmptyDocument(f"{name} is empty.", "Leave it out, or fill it.")
     try:
         document = (reader or reader_of(name))(data, name, encoding)
     except UnreadableDocument as error:
@@ -168,7 +168,8 @@ def read_bytes(data: bytes, name: str, encoding: str | None = None, reader: Read
             f"Reading {name} needs the package {error.name}.", 'Install it with: pip install "hanpaca[rag]"'
         ) from error
     if _INK.search(document.text) is None:
-        raise UnreadableDocument(f"{name} holds no text.", "Leave it out, or fill it.")
+        kind = UnreadableDocument if document.warnings else EmptyDocument
+        raise kind(f"{name} holds no text.", "Leave it out, or fill it.")
     return document
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..core.encodings import decode
-from ..core.errors import BadInput, EngineUnavailable, HanpacaError
+from ..core.errors import BadInput, EmptyDocument, EngineUnavailable, HanpacaError
 from . import failures, indexing
 from .embedding import Embedder
 from .finding import find_files, message_of
@@ -63,7 +63,7 @@ class SyncReport:
     unchanged: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
-    """(path, what is wrong with it). What the library had of such a file before, it keeps."""
+    """(path, what is wrong with it). What the library had of such a file before, it keeps, but of one without text."""
     warnings: list[tuple[str, str]] = field(default_factory=list)
     """(path, what could not be read in it)."""
     skipped: list[str] = field(default_factory=list)
@@ -149,6 +149,10 @@ def _one(
         raise
     except (HanpacaError, OSError) as error:
         message = message_of(error)
+        if isinstance(error, EmptyDocument):
+            indexing.forget(store, path)
+        elif known is not None:
+            message += " What was read of it before is kept."
         report.failed.append((path, message))
         if not isinstance(error, _Changing | OSError):
             failures.remember(store, path, _state(stat), encoding, message, not isinstance(error, ReaderStopped))

@@ -243,3 +243,81 @@ def test_what_fails_beneath_is_one_sentence(
     monkeypatch.setattr(Library, "find", failing)
     ran = run("ask", "where?", "--library", library, "--model", "none")
     assert ran.code == 1 and told in ran.err and "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["ask", "llamas", "--mode", "extract", "--model", "smollm2"], "--model is of no use"),
+        (["ask", "llamas", "--mode", "extract", "--threads", "1"], "--threads is of no use"),
+        (["ask", "llamas", "--model", "none", "--prompt-lookup", "3"], "--prompt-lookup is of no use"),
+        (["chat", "llamas", "--model", "none", "--seed", "1"], "--seed is of no use"),
+        (["chat", "--json"], "--json goes with one message"),
+    ],
+)
+def test_an_option_that_would_do_nothing(run: Run, library: Path, words: list[str], told: str) -> None:
+    refused(run(*words, "--library", library), told)
+
+
+def test_an_option_of_libraries_or_of_the_catalog_that_would_do_nothing(run: Run) -> None:
+    refused(run("chat", "Hello", "--no-abstain"), "--no-abstain goes with --library")
+    refused(run("models", "--fit", "--here"), "--here and --fit do not go together")
+    refused(run("models", "--cached", "--here"), "--here and --cached do not go together")
+    refused(run("models", "--cached", "--kind", "chat"), "--kind and --cached do not go together")
+
+
+def test_an_empty_path_is_not_the_working_folder(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "private.txt").write_text(TEXT, encoding="utf-8")
+    for words in (["ingest", ""], ["sync", "", "private.txt"], ["backup", ""], ["restore", ""]):
+        refused(run(*words, "--library", "./new"), "a path is empty")
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_follows_two_dashes_is_no_option(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "-rf.txt").write_text(TEXT, encoding="utf-8")
+    assert run("ingest", "--text-only", "--library", "./new", "--", "-rf.txt").code == 0
+    assert "thirty kilograms" in run("search", "--library", "./new", "--", "-rf", "kilograms").out
+    assert "-rf.txt is removed" in run("delete", "--library", "./new", "--", "-rf.txt").out
+    refused(run("ask", "--library", "./new", "--", "--help"), "is empty")
+
+
+def test_names_as_they_are_shown_and_files_that_were_not_read_can_be_deleted(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "new\nline.txt").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "docs" / "blank.txt").write_text("\n", encoding="utf-8")
+    (tmp_path / "docs" / "empty.txt").touch()
+    run("ingest", "docs", "--library", "./new", "--text-only")
+    assert "docs/new\\nline.txt" in run("sources", "--library", "./new").out
+    assert "is removed (1 passages)" in run("delete", "docs/new\\nline.txt", "--library", "./new").out
+    assert "not read: docs/empty.txt" in run("sources", "--library", "./new").err
+    run("delete", "docs/blank.txt", "--library", "./new")
+    assert "blank" not in run("sources", "--library", "./new").err
+    run("delete", "docs", "--library", "./new")
+    assert not run("sources", "--library", "./new").err
+
+
+def test_a_search_by_meaning_says_what_has_no_vector_yet(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "q.jsonl").write_text('{"question": "What do llamas carry?"}', encoding="utf-8")
+    run("ingest", "a.txt", "--library", "./new", "--text-only")
+    assert "1 of 1 passages have no vectors yet" in run("search", "llamas", "--library", "./new").err
+    assert not run("search", "llamas", "--library", "./new", "--mode", "keywords").err
+    assert "1 of 1 passages have no vectors yet" in run("eval", "q.jsonl", "--library", "./new").err
+
+
+@pytest.mark.parametrize("encoding", ["idna", "undefined", "punycode", "base64", "nonsense"])
+def test_an_encoding_that_reads_no_text(run: Run, tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
+    refused(run("ingest", "a.txt", "--library", "./new", "--encoding", encoding), "no text encoding", encoding)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"question": "Who?", "answerable": "false"}', '"answerable" is true or false'),
+        ("[" * 100_000, "no JSON"),
+    ],
+)
+def test_questions_of_another_shape(run: Run, library: Path, tmp_path: Path, line: str, told: str) -> None:
+    (tmp_path / "q.jsonl").write_text(line, encoding="utf-8")
+    refused(run("eval", "q.jsonl", "--library", library), "Line 1", told)

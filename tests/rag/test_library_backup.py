@@ -1,5 +1,9 @@
 """One-file backups, and summaries of whole documents."""
 
+import os
+import subprocess
+import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -110,3 +114,72 @@ def test_a_summary_by_a_model_reads_all_parts_within_its_window(tmp_path: Path) 
     assert found.text == "要点。" and len(model.batches) >= 2
     asked = "".join(messages[-1].content for messages in model.asked)
     assert all(f"第{number}节。" in asked for number in range(12))
+
+
+KILLED = """
+import os, sys, zipfile
+from hanpaca.rag import Library
+from hanpaca.rag.backup import backup
+zipfile.ZipFile.write = lambda *_: os._exit(9)
+backup(Library.open(sys.argv[1]), sys.argv[2])
+"""
+
+
+def test_the_next_backup_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    place = tmp_path / "backups"
+    with Library.open(tmp_path / "one") as library:
+        library.add_text(TEXT, "茶", embed=False)
+    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "one", place / "b.zip"], check=False)
+    assert killed.returncode == 9
+    [left] = place.iterdir()
+    assert (left / "library.sqlite3").is_file()
+    with Library.open(tmp_path / "one") as library:
+        backup(library, place / "other.zip")
+        assert left.is_dir()  # so young, it may be another process's that has no lock yet
+        os.utime(left, (0, 0))
+        backup(library, place / "other.zip")
+    assert [path.name for path in place.iterdir()] == ["other.zip"]
+
+
+def test_a_backup_of_another_process_that_is_under_way_stays(tmp_path: Path) -> None:
+    import filelock
+
+    busy = tmp_path / ".hanpaca-backup-busy"
+    busy.mkdir()
+    with Library.open(tmp_path / "one") as library, filelock.FileLock(busy / "lock"):
+        os.utime(busy, (0, 0))
+        backup(library, tmp_path / "b.zip")
+        assert busy.is_dir()
+
+
+def test_a_link_to_a_backup_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "latest.zip").symlink_to("kept/real.zip")
+    with Library.open(tmp_path / "one") as library:
+        for _ in range(2):
+            backup(library, tmp_path / "latest.zip")
+            assert (tmp_path / "latest.zip").is_symlink()
+            assert zipfile.is_zipfile(tmp_path / "kept" / "real.zip")
+            (tmp_path / "kept" / "real.zip").replace(tmp_path / "kept" / "older.zip")
+
+
+def test_of_two_restores_into_one_folder_one_makes_a_whole_library(tmp_path: Path) -> None:
+    with Library.open(tmp_path / "one") as library:
+        library.add_text(TEXT, "茶", embed=False)
+        backup(library, tmp_path / "b.zip")
+    told: list[str] = []
+
+    def try_it() -> None:
+        try:
+            restore(tmp_path / "b.zip", tmp_path / "two")
+        except BadInput as error:
+            told.append(str(error))
+
+    threads = [threading.Thread(target=try_it) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all("already" in text for text in told)
+    with Library.open(tmp_path / "two", create=False) as library:
+        assert library.stats().files == 1
+    assert [path.name for path in (tmp_path / "two").glob(".hanpaca*")] == []

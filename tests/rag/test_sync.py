@@ -248,3 +248,22 @@ def test_a_pipe_is_refused(library: Library, folder: Path) -> None:
     assert len(run(library, folder).added) == 1, "in a folder it does not count"
     with pytest.raises(BadInput, match="neither a file nor a folder"):
         run(library, folder / "pipe.txt")
+
+
+def test_a_file_that_was_emptied_loses_its_text_and_one_that_was_spoilt_keeps_it(
+    library: Library, folder: Path
+) -> None:
+    for name in ("emptied.txt", "blank.txt", "spoilt.txt"):
+        (folder / name).write_text(f"{name}: {TEXT}", encoding="utf-8")
+    run(library, folder)
+    (folder / "emptied.txt").write_bytes(b"")
+    (folder / "blank.txt").write_text(" \n", encoding="utf-8")
+    (folder / "spoilt.txt").write_bytes(BINARY)
+    for _ in range(2):
+        told = {Path(path).name: message for path, message in run(library, folder).failed}
+        assert "is empty" in told["emptied.txt"] and "holds no text" in told["blank.txt"]
+        assert "kept" not in told["emptied.txt"] + told["blank.txt"]
+        assert told["spoilt.txt"].endswith("What was read of it before is kept.")
+        assert {Path(info.path).name for info in library.files()} == {"a.txt", "spoilt.txt"}
+    (folder / "emptied.txt").write_text(TEXT, encoding="utf-8")
+    assert [Path(path).name for path in run(library, folder).added] == ["emptied.txt"]
