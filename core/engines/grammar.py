@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from ..errors import BadInput
+from .grammar_ways import AHEAD, Item, Rules, Ways
 
 LARGEST, MOST_RULES, DEEPEST, MOST_REPEATS = 256 * 1024, 5000, 100, 2000
 """Characters, rules, levels of parentheses, repetitions of one item."""
@@ -19,6 +19,8 @@ MOST_WRITTEN = 200_000
 """Characters of a literal times its repetitions."""
 MOST_BEGINNINGS = 20_000
 """Ways in which a rule may begin: llama.cpp keeps all of them at once."""
+MOST_WAYS = 20_000
+"""Ways over the next characters (`grammar_ways.py`): some seconds for a token at worst. JSON has 4,000."""
 
 _TOKEN = re.compile(
     r"""\s+ | \#[^\n]* | (?P<define>[A-Za-z0-9-]+\s*::=) | (?P<name>[A-Za-z0-9-]+) | (?P<text>"(?:[^"\\]|\\.)*") |
@@ -26,20 +28,7 @@ _TOKEN = re.compile(
     (?P<mark>[()|])""",
     re.VERBOSE | re.DOTALL,
 )
-
-
-@dataclass
-class Item:
-    """A literal, a set, a rule's name or a group, with how often it comes."""
-
-    size: int = 1
-    name: str = ""
-    group: list[list[Item]] = field(default_factory=list)
-    least: int = 1
-    most: int | None = 1
-
-
-Rules = dict[str, list[list[Item]]]
+_ESCAPE = re.compile(r"\\(?:x..|u....|U........|.)", re.DOTALL)
 
 
 def check(grammar: str) -> None:
@@ -57,7 +46,11 @@ def check(grammar: str) -> None:
     endless = reached - _settle(rules, literal=True)  # what no finite text matches
     if endless:
         raise BadInput(f"No text can ever match the grammar's rule `{min(endless)}`.", "Give it a way to end.")
-    _check_beginnings({name: rules[name] for name in rules if name in reached})
+    rules = {name: rules[name] for name in rules if name in reached}
+    empty = _settle(rules, literal=False)
+    _check_beginnings(rules, empty)
+    if Ways(rules, lambda item: _item_holds(item, empty, False)).exceed(MOST_WAYS):
+        raise _too_large(f"it can go on in more than {MOST_WAYS:,} ways over {AHEAD} characters")
 
 
 def parse(grammar: str) -> Rules:
@@ -87,7 +80,8 @@ def parse(grammar: str) -> Rules:
             _repeat(stack[-1][-1], text)
         else:
             empty: list[list[Item]] = [[]] if text == '""' else []
-            stack[-1][-1].append(Item(len(text), text if kind == "name" else "", empty))
+            chars = len(_ESCAPE.sub("x", text)) - 2 if kind == "text" else 1
+            stack[-1][-1].append(Item(len(text), text if kind == "name" else "", empty, chars=chars))
         if len(stack) > DEEPEST or len(rules) > MOST_RULES:
             raise _too_large(f"at most {MOST_RULES:,} rules and {DEEPEST} levels of parentheses are possible")
     if len(stack) > 1:
@@ -175,9 +169,9 @@ def _item_holds(item: Item, known: set[str], literal: bool) -> bool:
     return _holds(item.group, known, literal) if item.group else literal
 
 
-def _check_beginnings(rules: Rules) -> None:
-    """Raise `BadInput` for a rule that begins with itself, or in more ways than can be followed at once."""
-    empty = _settle(rules, literal=False)
+def _check_beginnings(rules: Rules, empty: set[str]) -> None:
+    """Raise `BadInput` for a rule that begins with itself, or in more ways than can be followed at once. `empty` are
+    those that match the empty text."""
     edges = {name: _beginnings(alternatives, empty) for name, alternatives in rules.items()}
     ways: dict[str, int] = {}
     under_way: dict[str, None] = {}

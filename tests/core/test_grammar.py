@@ -3,8 +3,17 @@
 import pytest
 
 from hanpaca.core.engines.grammar import check, parse
+from hanpaca.core.engines.grammar_ways import Ways
 from hanpaca.core.errors import BadInput
 
+JSON = r"""root ::= object
+value ::= object | array | string | number | ("true" | "false" | "null") ws
+object ::= "{" ws ( string ":" ws value ("," ws string ":" ws value)* )? "}" ws
+array ::= "[" ws ( value ("," ws value)* )? "]" ws
+string ::= "\"" ( [^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}) )* "\"" ws
+number ::= ("-"? ([0-9] | [1-9] [0-9]{0,15})) ("." [0-9]+)? ([eE] [-+]? [0-9] [1-9]{0,15})? ws
+ws ::= | " " | "\n" [ \t]{0,20}"""
+"""llama.cpp's own grammar of JSON."""
 NULLABLE = "\n".join(f"a{i} ::= a{i + 1}? a{i + 1}?" for i in range(60)) + '\na60 ::= "x"'
 
 
@@ -17,6 +26,12 @@ NULLABLE = "\n".join(f"a{i} ::= a{i + 1}? a{i + 1}?" for i in range(60)) + '\na6
         'root ::= "a" (\n  "b" |\n  "c"\n)',
         "root ::= x | x x\nx ::= [a-z] y?\ny ::= x",
         'root ::= "' + "(" * 5000 + '"',
+        # as conditions in conditions, whose `else` may wait at any level
+        'root ::= if | [a-z]+ ";"\nif ::= "if (" [a-z]+ ")" root ("else" root)?',
+        "root ::= " + "[a-z]? " * 20,
+        'root ::= "' + "a" * 50 + '"? ' + "[0-9]{0,2000}",
+        "root ::= word (" + "|".join(f'"word{number}"' for number in range(500)) + ")*\nword ::= [a-z]*",
+        JSON,
     ],
 )
 def test_grammars_that_can_be_used_pass(grammar):
@@ -46,8 +61,36 @@ def test_grammars_that_can_be_used_pass(grammar):
         ('root ::= "a" root', "No text can ever match"),
         ('root ::= "\ud800"', "half a character"),
         ("root ::= " + "a" * 300_000, "characters"),
+        ("root ::= " + "[a-z]?" * 40, "in more than 20,000 ways over 4 characters"),
+        ("root ::= " + '"a"?' * 3000, "20,000 ways"),
+        ("root ::= " + r'"\x61"? ' * 80, "20,000 ways"),
+        ("root ::= " + '("a" | "b" | (""))' * 200, "20,000 ways"),
+        ("root ::= (" + "[a-z]?" * 30 + ")*", "20,000 ways"),
+        ("root ::= [a-z] root? [a-z]?", "20,000 ways"),
+        ("root ::= [a-z] other? [a-z]*\nother ::= root | ([0-9] root)?", "20,000 ways"),
+        (
+            "root ::= a0\n" + "\n".join(f'a{n} ::= a{n + 1} "x"?' for n in range(4000)) + '\na4000 ::= "y"',
+            "20,000 ways",
+        ),
     ],
 )
 def test_what_llama_cpp_could_not_bear_is_refused(grammar, why):
     with pytest.raises(BadInput, match=why):
         check(grammar)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "ways"),
+    [
+        ("root ::= [a-z]*", 5),  # an end after 1, 2, 3 or 4 characters, or none yet
+        ('root ::= "abc"', 1),
+        ("root ::= [a-z]? [a-z]? [a-z]?", 7),  # one, two or three of them
+        ('root ::= "a" ("b" | "c")? [a-z]?', 6),
+        ("root ::= [a-z] other\nother ::= [0-9] | [a-z]", 2),
+        ("root ::= [a-z] root?", 5),
+    ],
+)
+def test_ways_are_counted(grammar, ways):
+    rules = parse(grammar)
+    counted = Ways(rules, lambda item: item.least == 0)
+    assert counted.exceed(ways - 1) and not counted.exceed(ways)
