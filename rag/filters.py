@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import fnmatch
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import PurePath
 from typing import Any, Self
@@ -32,8 +32,7 @@ class Filters:
 
     def __post_init__(self) -> None:
         for name in ("files", "folders", "kinds"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(map(str, value or ())))
+            object.__setattr__(self, name, _names(name, getattr(self, name)))
         object.__setattr__(self, "kinds", tuple(kind.lower().lstrip(".") for kind in self.kinds))
         for name in ("after", "before"):
             object.__setattr__(self, name, _date(name, getattr(self, name)))
@@ -44,6 +43,8 @@ class Filters:
         if isinstance(given, Filters):
             return given
         valid = [field.name for field in fields(cls)]
+        if not isinstance(given, Mapping | None):
+            raise BadInput(f"filters are a mapping, not {given!r}.", f"Valid in it: {', '.join(valid)}.")
         for name in given or {}:
             if name not in valid:
                 raise BadInput(f"{name!r} is not a filter.", f"Valid: {', '.join(valid)}.")
@@ -76,6 +77,15 @@ class Filters:
             return False
         day = datetime.date.fromtimestamp(modified)
         return (self.after is None or day >= self.after) and (self.before is None or day < self.before)
+
+
+def _names(filter: str, given: Any) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    names = (given,) if isinstance(given, str | PurePath) else given
+    if not isinstance(names, Iterable) or not all(isinstance(name, str | PurePath) for name in names):
+        raise BadInput(f"{filter} are texts, not {given!r}.", f'Such as {{"{filter}": ["…"]}}.')
+    return tuple(map(str, names))
 
 
 def _is_named(path: str, name: str) -> bool:

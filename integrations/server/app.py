@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ... import __version__
@@ -18,7 +17,6 @@ from .metrics import Watch
 from .security import Guard
 from .service import Service
 from .settings import ServerSettings
-from .streaming import Gone
 
 THREADS = 64
 """Most requests that wait in a thread at the same time: answers from documents, searches, uploads."""
@@ -38,7 +36,6 @@ def create_app(settings: ServerSettings | None = None, model: Model | None = Non
     for router in (openai_api.router, documents_api.router, health_api.router, page_api.router):
         app.include_router(router)
     errors.install(app)
-    app.add_exception_handler(Gone, _gone)
     app.add_middleware(Guard, settings=service.settings)
     app.add_middleware(Watch, metrics=service.metrics)
     app.add_middleware(Heads)
@@ -67,9 +64,3 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         yield
     finally:
         await service.stop()
-
-
-async def _gone(request: object, error: Exception) -> Response:
-    """Nobody hears it; the log and the figures say 499, as proxies do."""
-    request.app.state.service.metrics.cancelled.inc()  # type: ignore[attr-defined]
-    return Response(status_code=499)

@@ -73,10 +73,10 @@ class KeptFiles:
 
     def all(self) -> Iterator[tuple[str, Path, dict[str, Any]]]:
         """(id, file, what is noted of it) of every upload that is whole."""
-        for path in sorted(self._folder.glob("*.json")):
-            id, note = path.stem, self._noted(path.stem)
+        for id in sorted(path.stem for path in self._folder.glob("*.json") if UPLOAD_ID.fullmatch(path.stem)):
+            note = self._noted(id)
             file = self._folder / str(note.get("file", ""))
-            if UPLOAD_ID.fullmatch(id) and file.is_file() and file.name.startswith(f"{id}."):
+            if file.is_file() and file.name.startswith(f"{id}."):
                 yield id, file, note
 
     def _path(self, id: str, suffix: str) -> Path:
@@ -86,7 +86,7 @@ class KeptFiles:
         return path
 
     def _noted(self, id: str) -> dict[str, Any]:
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, RecursionError):
             note = json.loads(self._path(id, ".json").read_text(encoding="utf-8"))
             if isinstance(note, dict):
                 return note

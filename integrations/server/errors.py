@@ -11,8 +11,9 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ...core.errors import (
     BadInput,
@@ -41,7 +42,6 @@ STATUS: tuple[tuple[type[HanpacaError], int, str | None], ...] = (
     (Busy, 429, "queue_full"),
     (LibraryBusy, 409, "library_busy"),
     (TimedOut, 408, "timeout"),
-    (Closed, 503, "closing"),
     (EngineUnavailable, 503, "engine_unavailable"),
     (DownloadFailed, 502, "download_failed"),
     (EngineFailure, 500, "engine_failure"),
@@ -51,6 +51,10 @@ STATUS: tuple[tuple[type[HanpacaError], int, str | None], ...] = (
 RETRY_SECONDS = 1
 """What `Retry-After` says when the queue is full or the server is stopping."""
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class Gone(Exception):
+    """The client went away; there is nobody to answer."""
 
 
 class NotHere(BadInput):
@@ -89,6 +93,8 @@ def told(error: Exception) -> tuple[int, dict[str, Any]]:
     """Status and body of an error, for a response and for the end of a stream that broke."""
     if isinstance(error, NotHere):
         return 404, body(404, str(error), error.code)
+    if isinstance(error, Closed):
+        return 503, body(503, "The server is stopping. Try again when it runs.", "closing")
     if isinstance(error, HanpacaError):
         status, code = next((status, code) for kind, status, code in STATUS if isinstance(error, kind))
         return status, body(status, str(error), code)
@@ -104,6 +110,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(UnicodeError, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Gone, _gone)
+    app.add_exception_handler(ClientDisconnect, _gone)  # in the middle of what it sent
 
 
 async def _known(request: Request, error: Exception) -> JSONResponse:
@@ -117,8 +125,9 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     # Of a field that may have several forms each is tried: the one that fitted deepest is what was meant.
     first = max(error.errors(), key=lambda one: len(one["loc"]))
     place = ".".join(part for part in first["loc"][1:] if isinstance(part, str) and part.isidentifier()) or None
-    if first["loc"] == ("body",) and first["type"] != "missing":
-        message = "The body is not a JSON object. Send one, with Content-Type: application/json."
+    if first["loc"] == ("body",):
+        is_what = "missing" if first["type"] == "missing" else "not a JSON object"
+        message = f"The body is {is_what}. Send one JSON object, with Content-Type: application/json."
         return reply(400, message, "invalid_json")
     if first["type"] == "json_invalid":
         return reply(400, "The body is not valid JSON. Send one JSON object.", "invalid_json")
@@ -128,8 +137,18 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     return reply(400, f"{place}: {reason}" if place else reason, None, place)
 
 
-async def _http(request: Request, error: Exception) -> JSONResponse:
+async def _gone(request: Request, error: Exception) -> Response:
+    """Nobody hears it; the log and the figures say 499, as proxies do."""
+    request.app.state.service.metrics.cancelled.inc()
+    return Response(status_code=499)
+
+
+async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, ClientDisconnect):
+        return await _gone(request, error)
+    if error.detail == "There was an error parsing the body":  # FastAPI's, of what json.loads cannot bear
+        return reply(400, "The body is not JSON in UTF-8, or nests too deep. Send one JSON object.", "invalid_json")
     messages = {404: "There is no such route. /openapi.json lists them.", 405: "This route has no such method."}
     message = messages.get(error.status_code, str(error.detail)) if error.detail in _DEFAULTS else str(error.detail)
     return reply(error.status_code, message, _CODES.get(error.status_code), headers=error.headers)

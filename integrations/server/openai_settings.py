@@ -22,7 +22,7 @@ def sampling_of(asked: Settings, default_timeout: float | None) -> Sampling:
         given["temperature"] = 0
     if asked.seed is not None:  # OpenAI's seeds have 64 bits and a sign
         given["seed"] = asked.seed % LARGEST_SEED
-    if schema := _schema(asked):
+    if (schema := _schema(asked)) is not None:
         given["json_schema"] = schema
     if isinstance(asked, ChatRequest):
         given |= _chat_settings(asked)

@@ -40,7 +40,7 @@ HEADERS: dict[str, str] = {
 """Sent with every response; a route may say otherwise."""
 _PREFLIGHT: Mapping[str, str] = {
     "Access-Control-Allow-Methods": "GET, POST, DELETE",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type",
+    "Access-Control-Allow-Headers": "Authorization, *",
     "Access-Control-Max-Age": "600",
 }
 _REMEMBERED = 10_000

@@ -55,6 +55,9 @@ class ServerSettings:
                 raise BadInput(f"{name} must be a whole number from {low:,} to {high:,}, not {value!r}.")
         if not 0 <= self.grace < math.inf:
             raise BadInput(f"grace must be a number of seconds, not {self.grace!r}.")
+        # As browsers write an origin: http://x, not http://x/.
+        origins = tuple(origin.rstrip("/").lower() for origin in self.allowed_origins)
+        object.__setattr__(self, "allowed_origins", origins)
         if any(not token.isascii() or not token.strip() for token in self.tokens):
             raise BadInput(
                 "A token is empty or not ASCII.", "Use letters and digits, or leave it out to have one made."

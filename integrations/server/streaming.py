@@ -12,11 +12,9 @@ from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from .errors import Gone
+
 T = TypeVar("T")
-
-
-class Gone(Exception):
-    """The client went away; there is nobody to answer."""
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:

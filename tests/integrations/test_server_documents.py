@@ -271,3 +271,20 @@ def test_uploads_that_a_crash_left_unread_are_read_by_the_next_run(tmp_path: Pat
         assert [document["id"] for document in httpx.get(f"{server.api}/documents").json()["data"]] == [id]
         assert httpx.delete(f"{server.api}/documents/{id}", timeout=60).status_code == 200
         assert not list((folder / "uploads").glob(f"{id}*"))
+
+
+def test_an_upload_is_never_taken_for_a_note(tmp_path: Path) -> None:
+    nested = b"[" * 2000 + b"]" * 2000
+    with serving(None, library_folder=tmp_path) as server:
+        answer = httpx.post(f"{server.api}/documents", files={"file": ("nested.json", nested)}, timeout=60).json()
+        id = answer["data"][0]["id"]
+        ready_document(server, id)
+    (tmp_path / "uploads" / "0123456789abcdef.json").write_bytes(nested)  # nor does a spoilt note stop the server
+    with serving(None, library_folder=tmp_path) as server:
+        assert [document["id"] for document in httpx.get(f"{server.api}/documents").json()["data"]] == [id]
+
+
+@pytest.mark.parametrize("wrong", [{"files": 5}, {"folders": True}, {"kinds": [None]}, {"files": [{"a": 1}]}])
+def test_filters_of_another_shape_are_the_clients_fault(running: Running, wrong: dict[str, Any]) -> None:
+    answer = httpx.post(f"{running.api}/search", json={"query": "llama", "filters": wrong}, timeout=60)
+    assert answer.status_code == 400 and f"{min(wrong)} are texts" in answer.json()["error"]["message"]

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pages import Watched, ask, begin
 from servers import Running, serving, stands_still, until
 
@@ -64,12 +65,21 @@ def test_a_stream_is_seen_and_stopped_and_a_reload_keeps_the_conversation(endles
     assert page.locator(".said.assistant .text").text_content() == said and len(said) > 10
 
 
-def test_what_was_being_written_when_the_page_was_closed_is_told(endless: Any, page_server: Running) -> None:
+@pytest.mark.parametrize("leaving", ["reload", "elsewhere"])
+def test_what_was_being_written_when_the_page_was_closed_is_told(
+    endless: Any, page_server: Running, leaving: str
+) -> None:
     page = endless
     begin(page, STORY, "chat")
-    page.locator("#stop").wait_for()
-    page.reload()
+    page.locator(".said.assistant .text").wait_for()
+    if leaving == "reload":
+        page.reload()
+    else:
+        address = page.url
+        page.goto("about:blank")
+        page.goto(address)
     page.locator(".said.assistant .note", has_text="页面被关闭").wait_for()
+    assert page.locator(".said.assistant .error").count() == 0 == page.locator(".said .note", has_text="已停止").count()
     assert stands_still(page_server.engine)
 
 

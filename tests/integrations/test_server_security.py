@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -84,10 +85,11 @@ def test_pages_of_other_origins_are_refused(running: Running, origin: str) -> No
 
 def test_an_origin_that_was_allowed_may_ask_from_a_browser(tmp_path: Path) -> None:
     page = "http://intranet:3000"
-    with serving(None, library_folder=tmp_path, tokens=("t",), allowed_origins=(page,)) as server:
+    with serving(None, library_folder=tmp_path, tokens=("t",), allowed_origins=(f"{page}/",)) as server:
         url, other = f"{server.api}/models", "http://intranet:3001"
         preflight = httpx.options(url, headers={"Origin": page, "Access-Control-Request-Method": "GET"})
-        assert preflight.status_code == 204 and "Authorization" in preflight.headers["access-control-allow-headers"]
+        allowed = preflight.headers["access-control-allow-headers"].split(", ")
+        assert preflight.status_code == 204 and {"Authorization", "*"} <= set(allowed)  # which * does not mean
         answer = httpx.get(url, headers={"Origin": page, "Authorization": "Bearer t"})
         assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, page)
         assert httpx.get(url, headers={"Origin": page}).status_code == 401
@@ -209,6 +211,8 @@ def test_every_answer_carries_the_headers_that_close_it(running: Running) -> Non
         b'{"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_schema", "json_schema":'
         b' {"schema": {"enum": ["\\ud800"]}}}}',
         b'{"messages": [{"role": "user", "content": "a"}], "library": "x"}',
+        b'{"messages": [{"role": "user", "content": "a"}], "use_documents": true, "filters": {"files": 5}}',
+        b'{"messages": [{"role": "user", "content": "a"}], "grammar": "root ::= ' + b"[a-z]?" * 80 + b'"}',
         b'{"messages": [{"role": "user", "content": "a"}], "use_documents": true, "library": "../../etc"}',
     ],
 )  # fmt: skip
@@ -239,6 +243,36 @@ def test_a_body_that_is_not_json_is_told_so(running: Running) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded"):
         answer = httpx.post(f"{running.api}/chat/completions", content=json.dumps(ASK), headers={"Content-Type": kind})
         assert answer.status_code == 400 and "application/json" in answer.json()["error"]["message"]
+
+
+def test_no_body_and_a_body_that_no_parser_bears_are_told_so(running: Running) -> None:
+    kind = {"Content-Type": "application/json"}
+    for body, part in ((b"", "missing"), (b"\xff\xfe", "not valid"), (b"[" * 60_000, "nests too deep")):
+        error = httpx.post(f"{running.api}/chat/completions", content=body, headers=kind).json()["error"]
+        assert (
+            error["code"] == "invalid_json" and part in error["message"] and "Send one JSON object" in error["message"]
+        )
+
+
+def test_who_hangs_up_in_the_middle_of_a_body_is_no_fault_of_ours(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    def cancelled() -> float:
+        figures = httpx.get(f"{running.url}/metrics").text
+        return float(re.search(r"^hanpaca_cancelled\S* (\S+)$", figures, re.MULTILINE)[1])  # type: ignore[index]
+
+    before = cancelled()
+    host, port = running.url.removeprefix("http://").split(":")
+    kinds = {"documents": "multipart/form-data; boundary=x", "chat/completions": "application/json"}
+    for number, (path, kind) in enumerate(kinds.items(), 1):
+        with socket.create_connection((host, int(port)), 20) as connection:
+            head = f"POST /v1/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 500\r\n\r\n"
+            connection.sendall(head.encode() + b"--x\r\n")
+        end = time.monotonic() + 20
+        while cancelled() < before + number and time.monotonic() < end:
+            time.sleep(0.05)
+        assert cancelled() == before + number, path
+    assert "unexpected error" not in caplog.text
 
 
 def test_headers_have_a_size_and_a_time(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 import { ask, exportTalk, showTalk, stop } from "/static/asking.js";
 import { onTokenNeeded } from "/static/api.js";
 import { documents, loadLibraries } from "/static/documents.js";
-import { $ } from "/static/dom.js";
+import { $, composes } from "/static/dom.js";
 import { choices, keepChoices } from "/static/kept.js";
 import { layout } from "/static/layout.js";
 import { asked, dress, guarded, onLanguage, say, switches } from "/static/look.js";
@@ -33,7 +33,7 @@ function form() {
   $("question").oninput = grow;
   $("question").onkeydown = (event) => {
     // Enter sends, but not while an input method composes Chinese.
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) submit(event);
+    if (event.key === "Enter" && !event.shiftKey && !composes(event)) submit(event);
   };
   $("stop").onclick = () => stop();
   $("export").onclick = exportTalk;

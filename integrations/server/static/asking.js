@@ -149,7 +149,8 @@ async function respond(asking) {
     if (mode === "search") await search(messages.at(-1).content, answer, controller.signal);
     else await stream(messages, answer, controller.signal, growing(asking, answer));
   } catch (error) {
-    if (error.name === "AbortError") answer.stopped = "stopped";
+    if (answer.stopped) ; // the page was left, and is told so
+    else if (error.name === "AbortError") answer.stopped = "stopped";
     else answer.error = told(error);
   }
   clearInterval(keeping);

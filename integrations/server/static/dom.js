@@ -3,6 +3,9 @@ const SVG = "http://www.w3.org/2000/svg";
 
 export const $ = (id) => document.getElementById(id);
 
+// Whether a key belongs to an input method that composes Chinese; Safari says so of its Enter by 229 alone.
+export const composes = (event) => event.isComposing || event.keyCode === 229;
+
 export function make(tag, { text, ...properties } = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {

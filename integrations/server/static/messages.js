@@ -1,6 +1,6 @@
 // One message as elements: a question, or an answer with its sources, passages, notes and what can be done with it.
 // Knows no server; what its buttons do is handed in.
-import { icon, iconButton, make } from "/static/dom.js";
+import { composes, icon, iconButton, make } from "/static/dom.js";
 import { say } from "/static/look.js";
 import { isMarkdown, render } from "/static/markdown.js";
 
@@ -43,7 +43,7 @@ function editing(element, one, actions) {
   const send = () => field.value.trim() && actions.edit(one, field.value.trim());
   field.onkeydown = (event) => {
     if (event.key === "Escape") back();
-    else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) event.preventDefault(), send();
+    else if (event.key === "Enter" && !event.shiftKey && !composes(event)) event.preventDefault(), send();
   };
   element.replaceChildren(make("div", { className: "editing" }, field,
     make("div", { className: "row end" },
