@@ -26,7 +26,7 @@ class _Refused(Exception):
 
 @dataclass(frozen=True)
 class JinjaTemplate:
-    """A template in a model's metadata. `system_prompt` None or "" leaves the choice to the template."""
+    """A template in a model's metadata. `system_prompt` None leaves the choice to the template; "" is none."""
 
     source: str
     system_prompt: str | None = None
@@ -36,13 +36,13 @@ class JinjaTemplate:
         plain = normalized(messages, continue_final=continue_final)
         if continue_final and not plain[-1].content:  # begun with nothing: an answer like any other
             plain, continue_final = plain[:-1], False
-        if self.system_prompt and plain[0].role != "system":
+        if self.system_prompt is not None and plain[0].role != "system":
             plain.insert(0, Message("system", self.system_prompt))
         attempts = [plain]
         if plain[0].role == "system":
             # Templates without a system role: the usual way is to open the first user message with it.
-            first = Message("user", f"{plain[0].content}\n\n{plain[1].content}")
-            attempts.append([first, *plain[2:]])
+            opening = f"{plain[0].content}\n\n" if plain[0].content else ""
+            attempts.append([Message("user", opening + plain[1].content), *plain[2:]])
         for attempt in attempts:
             with suppress(_Refused):
                 marks, rendered = self._render(attempt, continue_final)

@@ -16,7 +16,7 @@ from ..core.errors import ContextOverflow
 from ..core.sampling import Sampling
 from . import citations, extract, focus, short_answer
 from .answers import Answer, AnswerDelta, ChatModel, Event
-from .asking import Asking
+from .asking import Asking, WroteNothing
 from .citations import Marks
 from .extract import Quote
 from .filters import Filters
@@ -99,9 +99,11 @@ class _Answering(Asking):
                     f"({self.model.context_length} tokens).",
                     "Ask a shorter one, allow fewer tokens for the answer, or use a model with a longer context.",
                 ) from error
-            self.notes.append(self.words.quoting.format(model=self.model.name, window=self.model.context_length))
-            self.mode = "extract"
-            yield from self._extract(search)
+            why = self.words.quoting.format(model=self.model.name, window=self.model.context_length)
+            yield from self._instead(search, why)
+        except WroteNothing:
+            assert self.model is not None
+            yield from self._instead(search, self.words.silent.format(model=self.model.name))
 
     def _refuse(self, search: Found) -> Iterator[Event]:
         """No answer, and no model asked: with the nearest sentences where the evidence is only a little short."""
@@ -177,7 +179,11 @@ class _Answering(Asking):
     def _not_sure(self, search: Found, why: str, also: Quote | None = None) -> Iterator[Event]:
         """Quotations, where a reader's words would be a guess."""
         assert self.model is not None
-        self.notes.append(why.format(model=self.model.name))
+        yield from self._instead(search, why.format(model=self.model.name), also)
+
+    def _instead(self, search: Found, why: str, also: Quote | None = None) -> Iterator[Event]:
+        """Quotations instead of an answer, and a note that says why."""
+        self.notes.append(why)
         self.mode = "extract"
         yield from self._extract(search, also=also)
 

@@ -29,6 +29,10 @@ from .turns import Turn
 MODES = ("auto", "stuff", "focus", "refine", "map_reduce", "extract")
 
 
+class WroteNothing(Exception):
+    """A model ended its answer before its first word."""
+
+
 class Asking:
     """One question, the model it is put to, and what both have come to so far."""
 
@@ -108,7 +112,7 @@ class Asking:
         return completion.text
 
     def write(self, messages: Sequence[Message], numbered: Mapping[int, Hit]) -> Iterator[Event]:
-        """Stream the final answer, its source numbers checked."""
+        """Stream the final answer, its source numbers checked. Raises `WroteNothing`."""
         assert self.model is not None
         marks = Marks(numbered)
         for delta in self.model.stream_chat(messages, self.window.sampling()):
@@ -118,6 +122,8 @@ class Asking:
                 yield AnswerDelta(shown)
         if shown := marks.finish():
             yield AnswerDelta(shown)
+        if not marks.text.strip():
+            raise WroteNothing
         yield self._checked(marks, numbered)
 
     def _checked(self, marks: Marks, numbered: Mapping[int, Hit]) -> Answer:

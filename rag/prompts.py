@@ -49,6 +49,7 @@ class Wording:
     quoting: str
     not_sure: str
     single: str
+    silent: str
     no_room: str
     sources_heading: str
 
@@ -108,6 +109,7 @@ ENGLISH = Wording(
     quoting="The passages do not fit the window of {model} ({window} tokens): these are quotations.",
     not_sure=f"{{model}} is not sure of an answer: these are quotations. For written answers run `{PULL}`.",
     single="{model} reads single questions: of one that leans on others these are quotations.",
+    silent="{model} wrote nothing: these are quotations.",
     no_room="No passage fits beside the question.",
     sources_heading="Sources:",
 )
@@ -154,6 +156,7 @@ CHINESE = Wording(
     quoting="段落超出了 {model} 的窗口（{window} 个词元），以下是原文摘录。",
     not_sure=f"{{model}} 对答案没有把握，以下是原文摘录。要得到成文的回答，请运行 `{PULL}`。",
     single="{model} 只读单独的问题：对追问只列出原文摘录。",
+    silent="{model} 没有写出任何内容，以下是原文摘录。",
     no_room="除了问题本身，已放不下任何段落。",
     sources_heading="来源：",
 )

@@ -93,6 +93,7 @@ class _Gathering:
         """Seconds to wait at most before the next `submit`; None: until one ends."""
         self._requests = requests
         self._handles: list[Handle] = []
+        self._given_up = False
         self._deltas: list[list[Delta]] = [[] for _ in requests]
         self._open = len(requests)
         self._lock = threading.Lock()
@@ -101,7 +102,7 @@ class _Gathering:
     def submit(self, engine: Engine) -> bool:
         """Hand in what the queue takes; whether there is anything to wait for. Raises `Busy` if it takes nothing."""
         self.patience = None
-        while self._error is None and len(self._handles) < len(self._requests):
+        while self._error is None and not self._given_up and len(self._handles) < len(self._requests):
             index = len(self._handles)
             under_way = self._open - (len(self._requests) - index)
             try:
@@ -120,8 +121,11 @@ class _Gathering:
         return [_join(deltas) for deltas in self._deltas]
 
     def cancel(self) -> None:
+        """Stop what still runs, and let go of it: a handle leads to the engine and its listener back to this."""
+        self._given_up = True
         for handle in self._handles:
             handle.cancel()
+        self._handles = []
 
     def _listener(self, index: int) -> Any:
         deltas = self._deltas[index]

@@ -126,6 +126,7 @@ def _chunk(event: Event, retriever: HanpacaRetriever) -> AddableDict:
         return AddableDict(answer=event.text)
     assert isinstance(event, Answer)
     return AddableDict(
+        answer="",  # which every answer has, also one of which nothing was streamed
         sources=[dataclasses.asdict(citation) for citation in event.citations],
         context=[to_document(hit, retriever.opened.folder) for hit in event.hits],
         notes=list(event.notes),

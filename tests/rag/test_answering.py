@@ -116,6 +116,16 @@ def test_passages_that_do_not_fit_are_quoted_instead(library: Library) -> None:
     assert any("300 tokens" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("mode", ["stuff", "focus", "refine"])
+@pytest.mark.parametrize("said", ["", " \n", "[9]"])
+def test_a_model_that_writes_nothing_is_told_and_quotations_stand_instead(
+    library: Library, mode: str, said: str
+) -> None:
+    found = answer(library, Scripted(said), "What is the capital of Peru?", mode=mode, k=1)
+    assert found.mode == "extract" and "Lima" in found.text and found.citations
+    assert "scripted wrote nothing: these are quotations." in found.notes
+
+
 def test_refine_and_map_reduce(library: Library) -> None:
     model = Scripted("Peru: Lima [1].", "better [2]", "final [1]")
     found = answer(library, model, "What are the capitals of Peru and Chile?", mode="refine", k=1, abstain=False)
