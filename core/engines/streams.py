@@ -106,7 +106,9 @@ class _Gathering:
             index = len(self._handles)
             under_way = self._open - (len(self._requests) - index)
             try:
-                self._handles.append(engine.submit(self._requests[index], self._listener(index)))
+                handle = engine.submit(self._requests[index], self._listener(index))
+                with self._lock:  # `cancel` may come meanwhile, and once more when this is done
+                    self._handles.append(handle)
             except Busy:
                 if not index:
                     raise
@@ -123,9 +125,10 @@ class _Gathering:
     def cancel(self) -> None:
         """Stop what still runs, and let go of it: a handle leads to the engine and its listener back to this."""
         self._given_up = True
-        for handle in self._handles:
+        with self._lock:
+            handles, self._handles = self._handles, []
+        for handle in handles:
             handle.cancel()
-        self._handles = []
 
     def _listener(self, index: int) -> Any:
         deltas = self._deltas[index]

@@ -195,6 +195,26 @@ def test_an_engine_that_nobody_holds_frees_its_weights(tiny_file, used):
     wait_until(freed)
 
 
+@pytest.mark.parametrize("how", ["complete", "acomplete", "stream"])
+def test_an_engine_that_nobody_holds_needs_no_garbage_collector(tiny_file, how):
+    """Whose next full run may come much later: until then gigabytes would stay."""
+    engine = open_engine(tiny_file, threads=1, running=5)
+    shared = engine._shared
+    requests = [Request([1, 270], GREEDY.replace(max_tokens=3))] * 3
+    gc.disable()
+    try:
+        if how == "complete":
+            streams.complete(engine, requests)
+        elif how == "acomplete":
+            asyncio.run(streams.acomplete(engine, requests))
+        else:
+            list(streams.stream(engine, requests[0]))
+        del engine
+        wait_until(lambda: shared._worker._ended.is_set())
+    finally:
+        gc.enable()
+
+
 def test_a_closed_engine_hands_nothing_in(tiny_file):
     first, second = open_engine(tiny_file), open_engine(tiny_file)
     second.close()
