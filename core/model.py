@@ -6,7 +6,7 @@ Weights load at first use. All methods may be called from any thread; the async 
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -215,7 +215,7 @@ class Model:
         self, prompts: Sequence[str], sampling: Sampling | None = None, **settings: Any
     ) -> list[Completion]:
         """Continuations of many texts, computed together."""
-        return streams.complete(self.engine, [self.request(prompt, sampling, **settings) for prompt in prompts])
+        return streams.complete(self.engine, self._requests(prompts, sampling, settings))
 
     async def acomplete(self, prompt: str, sampling: Sampling | None = None, **settings: Any) -> Completion:
         """`complete` without blocking the event loop; cancelling the task stops the work."""
@@ -235,7 +235,7 @@ class Model:
         self, prompts: Sequence[str], sampling: Sampling | None = None, **settings: Any
     ) -> list[Completion]:
         """`complete_batch` without blocking the event loop."""
-        requests = await streams.off_loop(lambda: [self.request(prompt, sampling, **settings) for prompt in prompts])
+        requests = await streams.off_loop(lambda: self._requests(prompts, sampling, settings))
         return await streams.acomplete(self.engine, requests)
 
     # -- measures ------------------------------------------------------------------------------------------------
@@ -263,15 +263,28 @@ class Model:
 
     def prompt_tokens(self, prompt: str) -> list[int]:
         """Ids of a plain prompt, BOS included where the model wants one."""
+        if not isinstance(prompt, str):
+            raise BadInput(f"A prompt is a text, not {type(prompt).__name__}.", "For messages use chat.")
         vocabulary = self.engine.vocabulary
         bos = [vocabulary.bos] if vocabulary.add_bos and vocabulary.bos is not None else []
         return bos + self.engine.tokenize(prompt)
 
     def chat_tokens(self, messages: Conversation) -> list[int]:
         """Ids of a conversation's prompt. A last message of the assistant is the start of the answer."""
+        if isinstance(messages, str | Message | Mapping) or not isinstance(messages, Iterable):
+            raise BadInput(
+                f"A conversation is a list of messages, not {type(messages).__name__}.", 'Such as [Message("user", …)].'
+            )
         conversation = [Message.of(message) for message in messages]
         continued = bool(conversation) and conversation[-1].role == "assistant"
         return self.template.encode(conversation, self.engine, continue_final=continued)
+
+    def _requests(
+        self, prompts: Sequence[str], sampling: Sampling | None, settings: Mapping[str, Any]
+    ) -> list[Request]:
+        if isinstance(prompts, str):
+            raise BadInput("Several prompts are wanted, not one text.", "Give a list: [text].")
+        return [self.request(prompt, sampling, **settings) for prompt in prompts]
 
     def request(self, prompt: str, sampling: Sampling | None = None, **settings: Any) -> Request:
         """What `complete` hands to the engine."""
@@ -288,7 +301,7 @@ class Model:
     def _request(self, tokens: list[int], sampling: Sampling | None, settings: Mapping[str, Any]) -> Request:
         if not tokens:
             raise BadInput("The prompt is empty.", "Give some text.")
-        chosen = (sampling or Sampling()).replace(**settings)
+        chosen = Sampling.of(sampling).replace(**settings)
         if chosen.max_tokens is None:
             chosen = chosen.replace(max_tokens=self._room(len(tokens)))
         return Request(tokens, chosen)

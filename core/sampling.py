@@ -46,7 +46,8 @@ class Sampling:
     mirostat_eta: float = 0.1
     """Mirostat's learning rate."""
     seed: int | None = None
-    """0 to 2**32 - 2. The same seed and settings give the same tokens on the same machine; None draws one."""
+    """0 to 2**32 - 2; None draws one. The same seed and settings give the same tokens on the same machine where the
+    same is computed with them: rounding differs with the other requests of a pass, and with what is cached."""
     stop: tuple[str, ...] = ()
     """Texts at which to stop; they are not part of the answer."""
     logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
@@ -131,10 +132,12 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
 def _check_number(name: str, value: Any, low: float, high: float) -> None:
     if value is None and name in ("max_tokens", "seed", "logprobs", "timeout"):
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        upper = f" and at most {high:g}" if high != math.inf else ""
-        hint = "It counts alternatives: 0 reports the chosen tokens alone." if name == "logprobs" else ""
-        raise BadInput(f"{name} must be at least {low:g}{upper}, not {value!r}.", hint)
+    hint = "It counts alternatives: 0 reports the chosen tokens alone." if name == "logprobs" else ""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadInput(f"{name} must be a number, not {value!r} of type {type(value).__name__}.", hint)
+    if not low <= value <= high:
+        upper = f" and at most {high:,}" if high != math.inf else ""
+        raise BadInput(f"{name} must be at least {low:,}{upper}, not {value!r}.", hint)
 
 
 def check_names(settings: Mapping[str, Any]) -> None:

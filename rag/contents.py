@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..core.errors import BadInput
 from .paths import absolute, ends_with, is_below, printable
@@ -89,6 +90,17 @@ def _bytes_below(folder: Path) -> int:
             with contextlib.suppress(FileNotFoundError):
                 total += Path(place, name).stat().st_size
     return total
+
+
+def check_text(text: Any, name: Any) -> None:
+    """Raise `BadInput` for what cannot be kept as a text of this name."""
+    for what, value in (("text", text), ("name", name)):
+        if not isinstance(value, str):
+            raise BadInput(f"The {what} of a document is a str, not {type(value).__name__}.", "Give a str.")
+        if value.encode("utf-8", "replace").decode() != value and not value.isascii():
+            raise BadInput(f"The {what} holds half a character (a lone surrogate).", "Remove it.")
+    if not text.strip():
+        raise BadInput(f"The text {name!r} is empty.", "Give one with words in it.")
 
 
 def below(store: Store, name: Path | str) -> list[str]:

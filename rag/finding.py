@@ -29,6 +29,10 @@ class Found:
 
 def check_paths(paths: Sequence[Path | str]) -> list[Path]:
     """The paths, absolute. Raises `BadInput` for one that does not exist, and for a pipe or a device."""
+    if isinstance(paths, str | Path):
+        raise BadInput(f"Several paths are wanted, not one {type(paths).__name__}.", "Give a list: [path].")
+    if not paths:
+        raise BadInput("There is no path to read.", "Name a file or a folder.")
     found = [Path(absolute(path)) for path in paths]
     for path in found:
         if not path.exists():

@@ -200,8 +200,7 @@ class Library:
 
     def add_document(self, document: Document, name: str, *, embed: bool = True) -> int:
         """Add what `read` gave of something that is no file of the user's (an upload), under a name."""
-        if not document.text.strip():
-            raise BadInput(f"The text {name!r} is empty.", "Give one with words in it.")
+        contents.check_text(document.text, name)
         with self.writing():
             self._own.remember()
             record = FileRecord(name, "text", len(document.text), time.time_ns())

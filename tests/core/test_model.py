@@ -198,3 +198,35 @@ async def test_closing_an_async_stream_stops_the_work_at_once(model):
     computed = model.engine.computed
     await asyncio.sleep(0.3)
     assert model.engine.computed == computed
+
+
+@pytest.mark.parametrize(
+    ("call", "why"),
+    [
+        (lambda model: model.complete(5), "a text, not int"),
+        (lambda model: model.complete(None), "a text, not NoneType"),
+        (lambda model: model.score(b"x", "y"), "a text, not bytes"),
+        (lambda model: model.complete_batch("abc"), "Several prompts are wanted"),
+        (lambda model: model.chat("Hi"), "a list of messages, not str"),
+        (lambda model: model.chat(None), "a list of messages, not NoneType"),
+        (lambda model: model.chat(CAPITAL[0]), "a list of messages, not Message"),
+        (lambda model: model.chat({"role": "user", "content": "Hi"}), "a list of messages, not dict"),
+        (lambda model: model.chat(CAPITAL, max_tokens="3"), "max_tokens must be a number, not '3' of type str"),
+        (lambda model: model.chat(CAPITAL, seed=2**32 - 1), "at most 4,294,967,294, not 4294967295"),
+    ],
+)
+def test_what_is_of_another_type_is_told(model, call, why):
+    with pytest.raises(BadInput, match=why):
+        call(model)
+
+
+def test_settings_may_be_a_mapping(model):
+    assert model.chat(CAPITAL, {"temperature": 0, "max_tokens": 3}).usage.completion_tokens == 3
+    with pytest.raises(BadInput, match="max_token"):
+        model.chat(CAPITAL, {"max_token": 3})
+
+
+def test_an_empty_system_prompt_is_none(smollm2):
+    with hanpaca.load("smollm2", system_prompt="") as loaded, hanpaca.load("smollm2") as usual:
+        assert loaded.chat_tokens(CAPITAL) == usual.chat_tokens([Message("system", ""), *CAPITAL])
+        assert len(loaded.chat_tokens(CAPITAL)) < len(usual.chat_tokens(CAPITAL)) - 10

@@ -248,11 +248,12 @@ def test_a_chat_model_gets_the_prompt_as_one_user_turn(counting: Any) -> None:
 
 
 def test_several_prompts_are_one_batch_and_a_stream_is_the_same_text() -> None:
-    texts = llm().batch(["Name a colour.", "Name an animal."])
+    model = llm()
+    texts = model.batch(["Name a colour.", "Name an animal."])
     assert len(set(texts)) == 2
-    pieces = list(llm().stream("Name a colour."))
+    pieces = list(model.stream("Name a colour."))
     assert len(pieces) > 1
-    assert "".join(pieces) == llm().invoke("Name a colour.")
+    assert "".join(pieces) == model.invoke("Name a colour.")
 
 
 def test_a_prompt_that_is_a_template_already_is_warned_about() -> None:

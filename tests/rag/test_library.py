@@ -250,3 +250,19 @@ def test_an_encoding_given_overrides_the_one_found(library: Library, folder: Pat
     assert found.changed or found.failed
     library.sync([folder / "旧.txt"], embed=False, encoding="gb18030")
     assert library.search("羊驼绒", mode="keywords")[0].text == "羊驼的毛叫做羊驼绒。"
+
+
+def test_texts_and_paths_of_another_type_are_told_and_harm_nothing(library: Library, folder: Path) -> None:
+    library.add_text("羊驼吃草。", "a")
+    for text, name, why in (
+        (None, "b", "is a str, not NoneType"),
+        ("x", None, "is a str, not NoneType"),
+        ("half \ud83d", "b", "half a character"),
+        ("x", "half \ud83d", "half a character"),
+    ):
+        with pytest.raises(BadInput, match=why):
+            library.add_text(text, name)  # type: ignore[arg-type]
+    for paths, why in ((str(folder), "Several paths are wanted"), (folder, "Several paths"), ([], "There is no path")):
+        with pytest.raises(BadInput, match=why):
+            library.sync(paths)  # type: ignore[arg-type]
+    assert [info.path for info in library.files()] == ["a"]
