@@ -72,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return PIPE_CLOSED
     except OSError as error:
-        return _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), 1)
+        what = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+        hint = " Change its permissions, or name another place." if isinstance(error, PermissionError) else ""
+        return _fail(f"{what}.{hint}" if hint else what, 1)
     except MemoryError:
         return _fail("there is not enough memory for this. Close other programs, or give smaller files.", 1)
     except Exception as error:
