@@ -114,16 +114,19 @@ class Asking:
     def write(self, messages: Sequence[Message], numbered: Mapping[int, Hit]) -> Iterator[Event]:
         """Stream the final answer, its source numbers checked. Raises `WroteNothing`."""
         assert self.model is not None
-        marks = Marks(numbered)
+        marks, held = Marks(numbered), ""
         for delta in self.model.stream_chat(messages, self.window.sampling()):
             if delta.usage is not None:
                 self.count(delta.usage)
-            if shown := marks.feed(delta.text):
-                yield AnswerDelta(shown)
-        if shown := marks.finish():
-            yield AnswerDelta(shown)
+            held += marks.feed(delta.text)
+            if held and marks.text.strip():  # before its first word it may still write nothing
+                yield AnswerDelta(held)
+                held = ""
+        held += marks.finish()
         if not marks.text.strip():
             raise WroteNothing
+        if held:
+            yield AnswerDelta(held)
         yield self._checked(marks, numbered)
 
     def _checked(self, marks: Marks, numbered: Mapping[int, Hit]) -> Answer:

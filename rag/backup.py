@@ -21,7 +21,7 @@ from ..core.errors import BadInput, HanpacaError
 from .library import DATABASE, Library
 
 FORMAT = "hanpaca-library-1"
-_WORKSHOP = ".hanpaca-backup-"
+WORKSHOP = ".hanpaca-backup-"
 _NOT_YET_LOCKED = 10.0
 """Seconds for which a workshop may be without its lock: another process is just making it."""
 MOST_BYTES = 1 << 40
@@ -57,10 +57,10 @@ def _workshop(target: Path) -> Iterator[Path]:
     """A folder beside `target` for what becomes it, locked, and gone afterwards with those that killed runs left."""
     import filelock
 
-    folder = Path(tempfile.mkdtemp(prefix=_WORKSHOP, dir=target.parent))
+    folder = Path(tempfile.mkdtemp(prefix=WORKSHOP, dir=target.parent))
     try:
         with filelock.FileLock(folder / "lock"):
-            for other in target.parent.glob(f"{_WORKSHOP}*"):
+            for other in target.parent.glob(f"{WORKSHOP}*"):
                 with contextlib.suppress(OSError, filelock.Timeout):
                     if time.time() - other.stat().st_mtime > _NOT_YET_LOCKED:
                         with filelock.FileLock(other / "lock", timeout=0):
@@ -73,7 +73,7 @@ def _workshop(target: Path) -> Iterator[Path]:
 def _refuse_what_would_be_lost(library: Library, target: Path) -> None:
     if target.is_dir():
         raise BadInput(f"{target} is a folder.", f"Give the name of a file, such as {target / 'library.zip'}.")
-    if any(place.exists() and place.samefile(library.folder) for place in target.resolve().parents):
+    if any(place.exists() and place.samefile(library.folder) for place in Path(os.path.realpath(target)).parents):
         raise BadInput(f"{target} lies in the library's own folder.", "Write the backup to another folder.")
     if target.exists() and not _is_backup(target):
         raise BadInput(

@@ -99,6 +99,8 @@ def check_text(text: Any, name: Any) -> None:
             raise BadInput(f"The {what} of a document is a str, not {type(value).__name__}.", "Give a str.")
         if value.encode("utf-8", "replace").decode() != value and not value.isascii():
             raise BadInput(f"The {what} holds half a character (a lone surrogate).", "Remove it.")
+    if not name.strip():
+        raise BadInput("The name of a document is empty.", "Give one.")
     if not text.strip():
         raise BadInput(f"The text {name!r} is empty.", "Give one with words in it.")
 

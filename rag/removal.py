@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..core.errors import BadInput, LibraryBusy
+from .backup import WORKSHOP
 from .chroma_index import ChromaIndex
 from .library import DATABASE, LOCK_SECONDS
 from .paths import absolute
@@ -35,7 +36,7 @@ def remove_library(folder: Path | str) -> None:
     try:
         with _alone(folder):
             _forget_on_server(folder)
-            for part in (FOLDER, CHROMA):
+            for part in (FOLDER, CHROMA, *(place.name for place in folder.glob(f"{WORKSHOP}*"))):
                 _remove_folder(folder / part)
             for name in _FILES[:-1]:
                 (folder / name).unlink(missing_ok=True)

@@ -19,12 +19,12 @@ MOST_WRITTEN = 200_000
 """Characters of a literal times its repetitions."""
 MOST_BEGINNINGS = 20_000
 """Ways in which a rule may begin: llama.cpp keeps all of them at once."""
-MOST_WAYS = 20_000
-"""Ways over the next characters (`grammar_ways.py`): some seconds for a token at worst. JSON has 4,000."""
+MOST_WAYS = 1_000_000
+"""Ways over the next characters (`grammar_ways.py`). JSON has 4,000, a hundred optional properties 73,000."""
 
 _TOKEN = re.compile(
     r"""\s+ | \#[^\n]* | (?P<define>[A-Za-z0-9-]+\s*::=) | (?P<name>[A-Za-z0-9-]+) | (?P<text>"(?:[^"\\]|\\.)*") |
-    (?P<set>\[(?:[^\]\\]|\\.)*\]|\.) | (?P<token>!?<[^>\n]*>) | (?P<times>[*+?]|\{\s*\d*\s*(?:,\s*\d*\s*)?\}) |
+    (?P<set>\[(?:[^\]\\]|\\.)*\]|\.) | (?P<token>!?<[^>\n]*>) | (?P<times>[*+?]|\{\s*[0-9]*\s*(?:,\s*[0-9]*\s*)?\}) |
     (?P<mark>[()|])""",
     re.VERBOSE | re.DOTALL,
 )
@@ -107,7 +107,9 @@ def _repeat(items: list[Item], text: str) -> None:
     if text in "*+?":
         least, most = {"*": (0, None), "+": (1, None), "?": (0, 1)}[text]
     else:
-        low, comma, high = text[1:-1].replace(" ", "").partition(",")
+        low, comma, high = re.sub(r"\s", "", text[1:-1]).partition(",")
+        if len(low + high) > 18:  # more digits than Python turns into a number
+            raise BadInput(f"The grammar's repetition {text[:20]}… is not possible.", f"At most {MOST_REPEATS}.")
         least = int(low or 0)
         most = int(high) if high else None if comma else least
     if (most is not None and most < least) or max(least, most or 0) > MOST_REPEATS:

@@ -106,9 +106,7 @@ class _Gathering:
             index = len(self._handles)
             under_way = self._open - (len(self._requests) - index)
             try:
-                handle = engine.submit(self._requests[index], self._listener(index))
-                with self._lock:  # `cancel` may come meanwhile, and once more when this is done
-                    self._handles.append(handle)
+                self._keep(engine.submit(self._requests[index], self._listener(index)))
             except Busy:
                 if not index:
                     raise
@@ -116,6 +114,12 @@ class _Gathering:
                     self.patience = 0.05  # others fill the queue: look again
                 break  # the end of one of ours makes room
         return self._error is None and self._open > 0
+
+    def _keep(self, handle: Handle) -> None:
+        with self._lock:
+            self._handles.append(handle)
+        if self._given_up:  # meanwhile
+            handle.cancel()
 
     def results(self) -> list[Completion]:
         if self._error is not None:
@@ -156,16 +160,27 @@ async def off_loop(call: Callable[[], T], undo: Callable[[T], object] | None = N
     """
     import asyncio
 
-    calling = asyncio.ensure_future(asyncio.to_thread(call))
+    lock, left, got = threading.Lock(), False, list[T]()
 
-    def forget(done: asyncio.Future[T]) -> None:
-        if not done.cancelled() and done.exception() is None and undo is not None:
-            undo(done.result())
+    def run() -> T:
+        result = call()
+        with lock:
+            got.append(result)
+            late = left
+        if late and undo is not None:
+            undo(result)
+        return result
 
+    calling = asyncio.ensure_future(asyncio.to_thread(run))
     try:
         return await asyncio.shield(calling)
     except asyncio.CancelledError:
-        calling.add_done_callback(forget)
+        with lock:
+            left = True
+            done = list(got)
+        if undo is not None:
+            for result in done:
+                undo(result)
         raise
 
 

@@ -9,7 +9,7 @@ import argparse
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ...core.errors import BadInput
 
@@ -24,18 +24,22 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise BadInput(f"{self._command}: {message}.", f"`{self.prog} --help` shows how it is used.")
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        return super()._get_values(action, [word.removeprefix(_SHIELD) for word in arg_strings])
+
     def options(self) -> list[str]:
         """The long form of every option."""
         return sorted({text for action in self._actions for text in action.option_strings if text.startswith("--")})
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse `argv`. `--help` prints and leaves with code 0, as argparse does; what follows `--` is no option."""
-        ended = "--" in argv
-        if {"-h", "--help"} & set(argv[: argv.index("--")] if ended else argv):  # before intermixed parsing, which
-            self.print_help()  # hides the defaults that help shows
+        end = list(argv).index("--") if "--" in argv else len(argv)
+        if {"-h", "--help"} & set(argv[:end]):  # before intermixed parsing, which hides the defaults that help shows
+            self.print_help()
             self.exit()
-        # Intermixed parsing knows no "--".
-        found, unknown = self.parse_known_args(argv) if ended else self.parse_known_intermixed_args(argv)
+        # Intermixed parsing knows no "--": names that begin with a dash are shielded from it.
+        words = [*argv[:end], *(_SHIELD + word for word in argv[end + 1 :])]
+        found, unknown = self.parse_known_intermixed_args(words)
         if unknown:
             wrong = unknown[0].partition("=")[0]
             near = difflib.get_close_matches(wrong, self.options(), n=1)
@@ -46,6 +50,8 @@ class Parser(argparse.ArgumentParser):
         return found
 
 
+_SHIELD = "\0"
+"""Before a word that is no option; no argument of a process can hold it."""
 MOST_PASSAGES = 1_000
 """What `-k` and `--neighbours` may ask for; nobody reads more, and SQLite's whole numbers end somewhere."""
 

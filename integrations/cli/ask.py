@@ -82,7 +82,7 @@ def model_of(found: argparse.Namespace, opened: contextlib.ExitStack, bundled: s
     if mode not in ("auto", "extract"):
         raise BadInput(f"Answering by {mode} needs a model.", "Name one with --model, or choose --mode extract.")
     given = {"--model": None if no_model(found.model) else found.model} | {
-        f"--{name.replace('_', '-')}": getattr(found, name) for name in (*MODEL_OPTIONS, *SAMPLING_OPTIONS)
+        f"--{name.replace('_', '-')}": getattr(found, name, None) for name in (*MODEL_OPTIONS, *SAMPLING_OPTIONS)
     }
     if useless := [name for name, value in given.items() if value is not None]:
         raise BadInput(f"Quotations are made without a model: {useless[0]} is of no use.", "Leave it out.")

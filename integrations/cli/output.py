@@ -19,6 +19,8 @@ from typing import Any
 from .streams import harmless, is_unicode
 
 GIB = 2**30
+_HIGH_CONTROL = re.compile(r"[\x7f-\x9f]")
+"""What JSON leaves as it is and a terminal may obey."""
 
 
 def say(text: str = "") -> None:
@@ -39,9 +41,8 @@ def write(piece: str) -> None:
 
 def as_json(value: Any, *, lines: bool = True) -> None:
     """One JSON object, readable by people too; on one line where more objects follow (`lines` False)."""
-    print(
-        json.dumps(value, ensure_ascii=not is_unicode(sys.stdout), indent=2 if lines else None, default=str), flush=True
-    )
+    text = json.dumps(value, ensure_ascii=not is_unicode(sys.stdout), indent=2 if lines else None, default=str)
+    print(_HIGH_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text), flush=True)
 
 
 def width(text: str) -> int:

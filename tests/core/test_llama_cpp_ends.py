@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from typing import Any, cast
 
 import pytest
 from llama_engines import GREEDY, ask, endless, generate, open_engine, random_prompts, wait_until, wait_until_still
@@ -224,3 +225,30 @@ def test_memory_that_is_short_for_the_shelf_costs_only_the_shelf(tiny_file, monk
     answers = [generate(engine, prompt)[0] for prompt in random_prompts(4, 400)]
     assert len(answers) == 4
     engine.close()
+
+
+@pytest.mark.parametrize("how", ["acomplete", "astream"])
+def test_a_loop_that_ends_while_a_request_is_handed_in_leaves_no_work(how):
+    """`asyncio.run` cancels what it still waits for, also the thread's own future."""
+    entered, go_on, cancelled = threading.Event(), threading.Event(), threading.Event()
+
+    class Held:
+        cancel = cancelled.set
+
+    class Engine:
+        def submit(self, request, listener):
+            entered.set()
+            go_on.wait(20)
+            return Held
+
+    async def leave():
+        engine, request = cast(Any, Engine()), cast(Any, None)
+        work = streams.acomplete(engine, [request]) if how == "acomplete" else anext(streams.astream(engine, request))
+        task = asyncio.ensure_future(work)
+        while not entered.is_set():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        asyncio.get_running_loop().call_later(0.2, go_on.set)
+
+    asyncio.run(leave())
+    assert cancelled.wait(20)

@@ -276,7 +276,7 @@ def test_an_empty_path_is_not_the_working_folder(run: Run, tmp_path: Path) -> No
 def test_what_follows_two_dashes_is_no_option(run: Run, tmp_path: Path) -> None:
     (tmp_path / "-rf.txt").write_text(TEXT, encoding="utf-8")
     assert run("ingest", "--text-only", "--library", "./new", "--", "-rf.txt").code == 0
-    assert "thirty kilograms" in run("search", "--library", "./new", "--", "-rf", "kilograms").out
+    assert "thirty kilograms" in run("search", "kilograms", "--library", "./new", "--", "-rf").out
     assert "-rf.txt is removed" in run("delete", "--library", "./new", "--", "-rf.txt").out
     refused(run("ask", "--library", "./new", "--", "--help"), "is empty")
 

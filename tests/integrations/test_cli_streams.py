@@ -11,7 +11,7 @@ from cli_runs import HANPACA
 
 from hanpaca.rag import Library
 
-TEXT = "A llama \x1b]0;renamed\x07weighs \x1b[8m150 kilograms, 中文.\n"
+TEXT = "A llama \x9b2J\x1b]0;renamed\x07weighs \x1b[8m150 kilograms, 中文.\n"
 
 
 @pytest.fixture
@@ -33,8 +33,10 @@ def ran(
 def test_a_document_moves_no_cursor(library: Path, words: list[str]) -> None:
     told = ran([*words, "--library", library])
     assert told.returncode == 0 and b"150 kilograms" in told.stdout
-    assert b"\x1b" not in told.stdout + told.stderr and b"\x07" not in told.stdout
-    whole = json.loads(ran([*words, "--library", library, "--json"]).stdout)
+    assert not any(code in told.stdout + told.stderr for code in (b"\x1b", b"\x07", b"\xc2\x9b"))
+    printed = ran([*words, "--library", library, "--json"]).stdout
+    assert b"\x1b" not in printed and b"\xc2\x9b" not in printed
+    whole = json.loads(printed)
     assert "\x1b[8m" in json.dumps(whole, ensure_ascii=False).encode().decode("unicode_escape")
 
 

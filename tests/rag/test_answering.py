@@ -124,6 +124,8 @@ def test_a_model_that_writes_nothing_is_told_and_quotations_stand_instead(
     found = answer(library, Scripted(said), "What is the capital of Peru?", mode=mode, k=1)
     assert found.mode == "extract" and "Lima" in found.text and found.citations
     assert "scripted wrote nothing: these are quotations." in found.notes
+    *pieces, whole = stream_answer(library, Scripted(said), "What is the capital of Peru?", mode=mode, k=1)
+    assert "".join(piece.text for piece in pieces) == whole.text
 
 
 def test_refine_and_map_reduce(library: Library) -> None:

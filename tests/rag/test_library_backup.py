@@ -12,6 +12,7 @@ import pytest
 from hanpaca.core.errors import BadInput
 from hanpaca.rag import Library
 from hanpaca.rag.backup import backup, restore
+from hanpaca.rag.removal import remove_library
 from hanpaca.rag.summary import summarize
 
 TEXT = "茶树原产于中国西南部。\n\n茶叶按发酵程度分为绿茶、红茶和乌龙茶。\n\n泡茶的水温因茶叶而异，绿茶宜用八十度的水。"
@@ -150,6 +151,21 @@ def test_a_backup_of_another_process_that_is_under_way_stays(tmp_path: Path) -> 
         os.utime(busy, (0, 0))
         backup(library, tmp_path / "b.zip")
         assert busy.is_dir()
+
+
+def test_a_link_that_leads_to_itself_gives_way(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with Library.open(tmp_path / "one") as library:
+        backup(library, tmp_path / "loop")
+    assert zipfile.is_zipfile(tmp_path / "loop")
+
+
+def test_a_library_is_deleted_with_what_a_killed_restore_left(tmp_path: Path) -> None:
+    Library.open(tmp_path / "one").close()
+    (tmp_path / "one" / ".hanpaca-backup-x").mkdir()
+    (tmp_path / "one" / ".hanpaca-backup-x" / "library.sqlite3").write_bytes(b"secret")
+    remove_library(tmp_path / "one")
+    assert not (tmp_path / "one").exists()
 
 
 def test_a_link_to_a_backup_stays_a_link(tmp_path: Path) -> None:
