@@ -6,7 +6,6 @@ The file is a zip with the database as SQLite wrote it; making one does not stop
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import sqlite3
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from ..core.errors import BadInput, HanpacaError
 from .library import DATABASE, Library
+from .store import is_full
 
 FORMAT = "hanpaca-library-1"
 WORKSHOP = ".hanpaca-backup-"
@@ -155,6 +155,6 @@ def _explained(what: str) -> Iterator[None]:
         yield
     except (OSError, sqlite3.OperationalError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        if "full" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             raise HanpacaError(f"{what}: {reason}.", "Free some space, or choose another place.") from error
         raise BadInput(f"{what}: {reason}.", "Choose another place, or change its permissions.") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import BadInput
-from .paths import absolute, ends_with, is_below, printable
+from .paths import absolute, ends_with, is_below, printable, shown
 from .store import Store
 
 
@@ -92,12 +92,18 @@ def _bytes_below(folder: Path) -> int:
     return total
 
 
+def counts(store: Store) -> tuple[int, int]:
+    """(passages, vectors), without reading any."""
+    passages, vectors = store.rows("SELECT (SELECT count(*) FROM passages), (SELECT count(*) FROM vectors)")[0]
+    return int(passages), int(vectors)
+
+
 def check_text(text: Any, name: Any) -> None:
     """Raise `BadInput` for what cannot be kept as a text of this name."""
     for what, value in (("text", text), ("name", name)):
         if not isinstance(value, str):
             raise BadInput(f"The {what} of a document is a str, not {type(value).__name__}.", "Give a str.")
-        if value.encode("utf-8", "replace").decode() != value and not value.isascii():
+        if shown(value) != value:
             raise BadInput(f"The {what} holds half a character (a lone surrogate).", "Remove it.")
     if not name.strip():
         raise BadInput("The name of a document is empty.", "Give one.")

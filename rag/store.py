@@ -186,13 +186,19 @@ _ROOM = 1 << 16
 """Bytes that a write needs at least."""
 
 
+def is_full(error: Exception) -> bool:
+    """Whether the disk is full, or fails."""
+    text = str(error)
+    return "full" in text or "I/O" in text or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+
+
 def explain(error: Exception, path: Path) -> HanpacaError:
     """What went wrong with the library's disk, as an error that says what to do."""
     text = str(error)
     folder = path.parent
     # SQLite opens a library read-only where it finds no room for the files by which processes agree.
     no_room = "readonly" in text and folder.is_dir() and shutil.disk_usage(folder).free < _ROOM
-    if no_room or "full" in text or "I/O" in text or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+    if no_room or is_full(error):
         return HanpacaError(
             f"The disk is full or failing ({text}); the library in {folder} kept every file that was finished.",
             "Free some space and run the same command again: it goes on from there.",

@@ -71,7 +71,7 @@ def _chat(model: str, options: dict[str, Any]) -> Any:
     stop = ONE_SENTENCE if model == BUNDLED else None
     context = options.pop("context", None)
     chat = ChatHanpaca(model=model, context=context, load_options=options, temperature=0, max_tokens=100, stop=stop)
-    assert chat.loaded().engine
+    chat.loaded().count_tokens("")
     return chat
 
 

@@ -24,9 +24,11 @@ def open_library(found: argparse.Namespace, *, create: bool = False, embedder: s
 
 def note_missing_vectors(library: Library) -> None:
     """Say how many passages a search by meaning does not see yet."""
-    stats = library.stats()
-    if pending := stats.passages - stats.embedded:
-        note(f"({pending} of {stats.passages} passages have no vectors yet; the next `hanpaca ingest` makes them.)")
+    from ...rag.contents import counts
+
+    passages, vectors = counts(library.store)
+    if pending := passages - vectors:
+        note(f"({pending} of {passages} passages have no vectors yet; the next `hanpaca ingest` makes them.)")
 
 
 def sources(argv: list[str]) -> int:

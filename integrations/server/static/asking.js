@@ -149,9 +149,8 @@ async function respond(asking) {
     if (mode === "search") await search(messages.at(-1).content, answer, controller.signal);
     else await stream(messages, answer, controller.signal, growing(asking, answer));
   } catch (error) {
-    if (answer.stopped) ; // the page was left, and is told so
-    else if (error.name === "AbortError") answer.stopped = "stopped";
-    else answer.error = told(error);
+    const ended = error.name === "AbortError" ? { stopped: "stopped" } : { error: told(error) };
+    if (!answer.stopped) Object.assign(answer, ended); // else the page was left, and that is told
   }
   clearInterval(keeping);
   delete answer.pending;
