@@ -89,7 +89,8 @@ class Library:
         database = folder / DATABASE
         if not database.exists():
             if not create:
-                raise BadInput(f"There is no library in {folder}.", "Make one of this name: hanpaca ingest FOLDER.")
+                hint = f"Make one: hanpaca ingest FOLDER --library {folder}"
+                raise BadInput(f"There is no library in {folder}.", hint)
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
