@@ -16,11 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..errors import BadInput, BadModelFile, EngineUnavailable
 from .base import Vocabulary
+from .constraints import Tokens
 
 BATCH = 256
 """Most tokens of one forward pass on a CPU, n_batch and n_ubatch alike: a pass is never split behind our back.
@@ -51,7 +49,6 @@ def physical_cores() -> int:
     return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
 
 
-_NO_UTF8 = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))
 _errors = threading.local()
 _log: list[Any] = []
 """Our callback and the one before it: native threads may hold them, so they live as long as the process."""
@@ -59,7 +56,7 @@ _log: list[Any] = []
 
 @contextmanager
 def native_errors() -> Iterator[list[str]]:
-    """Collects llama.cpp's error lines of this thread, while a model, a context or a grammar is made."""
+    """Collects llama.cpp's error lines of this thread, while a model or a context is made."""
     _install_log()
     lines: list[str] = []
     _errors.lines = lines
@@ -142,6 +139,7 @@ class NativeWeights:
         if self.handle:
             self.L.llama_model_free(self.handle)
             self.handle = None
+            self.__dict__.pop("tokens", None)  # it refers back here
 
     def meta(self, key: str) -> str | None:
         """A metadata value as text."""
@@ -183,10 +181,9 @@ class NativeWeights:
         return piece
 
     @cached_property
-    def never_in_text(self) -> NDArray[np.intp]:
-        """Tokens with a byte that no UTF-8 text holds; llama.cpp's grammars let them pass for characters."""
-        found = [token for token in range(self.size) if not _NO_UTF8.isdisjoint(self.token_bytes(token))]
-        return np.array(found, np.intp)
+    def tokens(self) -> Tokens:
+        """The vocabulary for what answers must match."""
+        return Tokens(self.size, self.token_bytes, self.vocabulary.ends, lambda text: self.tokenize(text, special=True))
 
     def check(self, tokens: Sequence[int]) -> None:
         """Raise `BadInput` for an id that is not in the vocabulary: llama.cpp would end the process."""

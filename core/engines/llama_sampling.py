@@ -1,33 +1,27 @@
-"""Sampling settings → llama.cpp's sampler chain, one per sequence, and the grammar beside it.
+"""Sampling settings → llama.cpp's sampler chain, one per sequence, and the constraint beside it.
 
-The order is llama.cpp's own: logit bias, penalties, top-k, typical, top-p, min-p, temperature, draw. A grammar over
-the whole vocabulary costs about 6 ms a token, so the token is drawn first and only checked; a rejected one is drawn
-again from the allowed ones.
+The order is llama.cpp's own: logit bias, penalties, top-k, typical, top-p, min-p, temperature, draw. Where an answer
+must match something, a token is drawn first and only checked; a rejected one is drawn again from the allowed ones.
 """
 
 from __future__ import annotations
 
-import codecs
 import ctypes
+import math
 import secrets
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadInput, UnsupportedFeature
 from ..sampling import Sampling
-from . import grammar as grammars
 from .base import TokenLogprob
 from .candidates import Candidates
+from .constraints import Constraint
 from .generation import told_of
-from .json_schema import gbnf_of_schema
 from .llama_context import NativeContext
-from .llama_native import NativeWeights, native_errors
+from .llama_native import NativeWeights
 
-_TRIES = 64
-"""Tokens that the grammar lets pass and that would break a character, before giving up."""
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
@@ -39,43 +33,30 @@ class Sampler:
         self._weights = weights
         self._wanted = sampling.logprobs
         self.candidates = Candidates(sampling)
-        self._utf8 = codecs.getincrementaldecoder("utf-8")()
-        self._chain = self._grammar = None
-        try:
-            self._grammar = self._make_grammar(sampling)
-            self._chain = self._make_chain(sampling)
-        except BaseException:
-            self.free()
-            raise
+        self._constraint = Constraint.of(sampling, weights.tokens)
+        self._forbidden = [token for token, bias in sampling.logit_bias.items() if bias == -math.inf]
+        self._chain = self._make_chain(sampling)
 
     def draw(self, context: NativeContext, row: int) -> int:
         """The next token after `row` of the last pass."""
-        if self._grammar is None:
+        if self._constraint is None:
             if not self.candidates.few:
                 return int(self._L.llama_sampler_sample(self._chain, context.handle, row))
             certain = self.candidates.certain(context.logits(row))
             if certain is not None:
                 return certain
         token = self._apply(context, row)
-        if self._grammar is not None:
-            token = self._held(context, row, token)
+        if self._constraint is not None:
+            token = self._held(self._constraint, context, row, token)
         self._L.llama_sampler_accept(self._chain, token)
         self.candidates.accept(token)
         return token
 
-    def _held(self, context: NativeContext, row: int, token: int) -> int:
-        """`token` if the grammar allows it, else another one that it allows; the grammar goes on with it."""
-        refused: list[int] = []
-        while not self._allows(token):  # accepting it would end the process
-            if token in refused or len(refused) == _TRIES:
-                raise UnsupportedFeature(
-                    "The grammar and the other settings leave no token to go on with.",
-                    "Check logit_bias against the grammar.",
-                )
-            refused.append(token)
-            token = self._apply(context, row, refused)
-        self._utf8.decode(self._weights.token_bytes(token))
-        self._L.llama_sampler_accept(self._grammar, token)
+    def _held(self, constraint: Constraint, context: NativeContext, row: int, token: int) -> int:
+        """`token` if it is allowed, else another one that is; the constraint goes on with it."""
+        if not constraint.allows(token):
+            token = self._apply(context, row, constraint.allowed(self._forbidden))
+        constraint.accept(token)
         return token
 
     def logprob(self, context: NativeContext, row: int, token: int) -> TokenLogprob | None:
@@ -85,10 +66,9 @@ class Sampler:
         return told_of(context.logits(row), token, self._wanted, self._weights.token_bytes)
 
     def free(self) -> None:
-        for sampler in (self._chain, self._grammar):
-            if sampler:
-                self._L.llama_sampler_free(sampler)
-        self._chain = self._grammar = None
+        if self._chain:
+            self._L.llama_sampler_free(self._chain)
+        self._chain = self._constraint = None
 
     def _make_chain(self, s: Sampling) -> Any:
         L, size = self._L, self._weights.size
@@ -132,56 +112,17 @@ class Sampler:
         add(L.llama_sampler_init_dist(seed))
         return chain
 
-    def _make_grammar(self, s: Sampling) -> Any:
-        text = gbnf_of_schema(s.json_schema) if s.json_schema is not None else s.grammar
-        if text is None:
-            return None
-        try:
-            grammars.check(text)
-        except BadInput as error:
-            if s.json_schema is None:
-                raise
-            what = f"The JSON schema cannot be held to: {error.problem}"
-            raise BadInput(what, "What refers to itself needs a way to end; split very large schemas.") from error
-        with native_errors() as lines:
-            grammar = self._L.llama_sampler_init_grammar(self._weights.vocab, text.encode(), b"root")
-        if not grammar:
-            why = lines[0] if lines else "it does not parse"
-            raise BadInput(f"The grammar cannot be used: {why}.", "GBNF needs a rule `root`; see llama.cpp's grammars.")
-        return grammar
-
-    def _apply(self, context: NativeContext, row: int, refused: Sequence[int] = ()) -> int:
-        """The chain's choice; once a token was refused, of those that the grammar allows."""
+    def _apply(self, context: NativeContext, row: int, allowed: NDArray[np.bool_] | None = None) -> int:
+        """The chain's choice, of the tokens that are allowed."""
         logits = context.logits(row)
-        ids = None if refused else self.candidates.of(logits)
+        ids = self.candidates.of(logits) if allowed is None else np.flatnonzero(allowed)
         if ids is None:
             ids = np.arange(logits.size)
         candidates = np.empty(ids.size, _CANDIDATE)
         candidates["id"], candidates["logit"], candidates["p"] = ids, logits[ids], 0
         array = self._array(candidates)
-        if refused:
-            candidates["logit"][self._weights.never_in_text] = -np.inf
-            candidates["logit"][list(refused)] = -np.inf
-            self._L.llama_sampler_apply(self._grammar, ctypes.byref(array))
         self._L.llama_sampler_apply(self._chain, ctypes.byref(array))
         return int(array.data[array.selected].id)
-
-    def _allows(self, token: int) -> bool:
-        single = np.array([(token, 0.0, 0.0)], _CANDIDATE)
-        self._L.llama_sampler_apply(self._grammar, ctypes.byref(self._array(single)))
-        return bool(np.isfinite(single["logit"][0])) and self._is_text(token)
-
-    def _is_text(self, token: int) -> bool:
-        """Whether the answer stays UTF-8: to a grammar any four bytes with the right first bits are a character."""
-        before = self._utf8.getstate()
-        try:
-            self._utf8.decode(self._weights.token_bytes(token))
-            rest = self._utf8.getstate()[0]
-        except UnicodeDecodeError:
-            return False
-        finally:
-            self._utf8.setstate(before)
-        return not (rest[:1] == b"\xed" and rest[1:2] >= b"\xa0")  # half of a surrogate pair, which Python waits for
 
     def _array(self, candidates: NDArray[Any]) -> Any:
         array = self._L.llama_token_data_array()

@@ -1,7 +1,8 @@
 """Sampling settings → tokens, in numpy: the same steps in the same order as llama.cpp's sampler chain.
 
-Knows one row of logits at a time and no model. The order: logit bias, penalties (over what was generated), top-k,
-typical, top-p, min-p, temperature, seeded draw; mirostat takes the place of everything after the penalties.
+Knows one row of logits at a time and no model. The order: logit bias, penalties (over what was generated), what the
+answer must match, top-k, typical, top-p, min-p, temperature, seeded draw; mirostat takes the place of everything after
+what must match.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UnsupportedFeature
 from ..sampling import Sampling
 from .base import TokenLogprob
+from .constraints import Constraint
 from .generation import told_of
 
 MIROSTAT_TOKENS = 100
@@ -36,13 +37,10 @@ class HasLogits(Protocol):
 class NumpySampler:
     """Draws the tokens of one sequence."""
 
-    def __init__(self, sampling: Sampling, token_bytes: Callable[[int], bytes]) -> None:
-        if sampling.grammar is not None or sampling.json_schema is not None:
-            raise UnsupportedFeature(
-                "The transformers engine cannot hold an answer to a grammar or a JSON schema.",
-                "Use a GGUF file of the model: the llama.cpp engine can.",
-            )
-        self._sampling = sampling
+    def __init__(
+        self, sampling: Sampling, token_bytes: Callable[[int], bytes], constraint: Constraint | None = None
+    ) -> None:
+        self._sampling, self._constraint = sampling, constraint
         self._token_bytes = token_bytes
         self._said: list[int] = []
         self._mu = 2 * sampling.mirostat_tau
@@ -53,7 +51,12 @@ class NumpySampler:
         """The next token after `row` of the last pass."""
         logits = context.logits(row).astype(np.float64)
         self._adjust(logits)
+        if self._constraint is not None:
+            forbidden = [token for token, bias in self._sampling.logit_bias.items() if bias == -np.inf]
+            logits[~self._constraint.allowed(forbidden)] = -np.inf
         token = self._choose(logits)
+        if self._constraint is not None:
+            self._constraint.accept(token)
         self._said.append(token)
         return token
 

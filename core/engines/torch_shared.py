@@ -13,6 +13,7 @@ from typing import Literal
 from ..errors import BadInput
 from ..rope import Choice, Rope, RopePlan, check_extension
 from .batching import Scheduler
+from .constraints import Tokens
 from .local import check_alpha, check_whole_numbers
 from .lookup import MOST_GUESSED
 from .shared import Shared
@@ -77,6 +78,7 @@ class SharedModel(Shared[RopePlan, TorchDecoder]):
 
     loaded: Loaded
     tokenizer: Tokenizer
+    tokens: Tokens
 
     @classmethod
     def of(cls, path: Path, options: TransformersOptions, loras: tuple[Path, ...], rope: Rope | None) -> SharedModel:
@@ -106,7 +108,11 @@ class SharedModel(Shared[RopePlan, TorchDecoder]):
             import torch
 
             torch.set_num_threads(o.threads)
-        self.tokenizer = open_tokenizer(self.loaded.tokenizer, self.loaded.rows)
+        self.tokenizer = tokenizer = open_tokenizer(self.loaded.tokenizer, self.loaded.rows)
+        ends = tokenizer.vocabulary.ends
+        self.tokens = Tokens(
+            self.loaded.rows, tokenizer.token_bytes, ends, lambda text: tokenizer.tokenize(text, special=True)
+        )
 
     def _open(self, key: RopePlan) -> tuple[TorchDecoder, Scheduler]:
         running = self._options.running

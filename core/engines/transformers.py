@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import BadInput, UnsupportedFeature
 from ..rope import Rope, RopePlan
 from .base import Request
+from .constraints import Constraint
 from .local import LocalEngine, adapters_of
 from .torch_sampling import NumpySampler
 from .torch_shared import SharedModel, TransformersOptions
@@ -63,7 +64,8 @@ class TransformersEngine(LocalEngine):
         return self._tokenizer.token_bytes(token)
 
     def _sampler(self, request: Request) -> NumpySampler:
-        return NumpySampler(request.sampling, self._piece)
+        constraint = Constraint.of(request.sampling, self._shared.tokens)
+        return NumpySampler(request.sampling, self._piece, constraint)
 
     def _context_key(self, chosen: RopePlan) -> RopePlan:
         return chosen

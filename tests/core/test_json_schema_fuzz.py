@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, create_model
 
 from hanpaca.core.engines import streams
 from hanpaca.core.engines.base import Completion, Request
-from hanpaca.core.engines.json_schema import gbnf_of_schema
+from hanpaca.core.engines.json_schema import lark_of_schema
 from hanpaca.core.engines.llama_cpp import LlamaCppEngine
 from hanpaca.core.errors import BadInput, UnsupportedFeature
 from hanpaca.core.sampling import Sampling
@@ -100,7 +100,7 @@ def drawn(engine: LlamaCppEngine, prompt: list[int], schema: dict[str, Any], cou
 def finished(engine: LlamaCppEngine, prompt: list[int], schema: dict[str, Any]) -> list[str]:
     """The answers that came to their end; unfinished ones promise nothing. None where the schema is refused."""
     try:
-        note(f"grammar:\n{gbnf_of_schema(schema)}")
+        note(lark_of_schema(schema))
         answers = drawn(engine, prompt, schema)
     except (UnsupportedFeature, BadInput) as error:
         assert "schema" in str(error)

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from constrained import BYTES, END
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hanpaca.core.engines.constraints import Constraint
 from hanpaca.core.engines.torch_sampling import NumpySampler, candidates
 from hanpaca.core.errors import UnsupportedFeature
 from hanpaca.core.sampling import Sampling
@@ -157,7 +159,13 @@ def test_logprobs_are_those_of_the_model() -> None:
     assert sampler().logprob(row, 0, 2) is None
 
 
-@pytest.mark.parametrize("settings", [{"grammar": 'root ::= "a"'}, {"json_schema": {"type": "object"}}])
-def test_grammars_are_refused_not_ignored(settings: dict[str, Any]) -> None:
-    with pytest.raises(UnsupportedFeature, match="GGUF"):
-        sampler(**settings)
+def test_only_what_matches_is_drawn() -> None:
+    bias = {ord("y"): -np.inf, ord("n"): 1.0}
+    settings = Sampling(top_k=0, grammar="root ::= [xyn]{3}", logit_bias=bias, temperature=3.0, seed=1)
+    one = NumpySampler(settings, BYTES.piece, Constraint.of(settings, BYTES))
+    row = Row(np.random.default_rng(0).normal(size=END + 1))
+    drawn = [one.draw(row, 0) for _ in range(4)]
+    assert {*drawn[:3]} <= {ord("x"), ord("n")} and drawn[3] == END
+    settings = settings.replace(logit_bias={ord(letter): -np.inf for letter in "xyn"})
+    with pytest.raises(UnsupportedFeature, match="leave no token"):
+        NumpySampler(settings, BYTES.piece, Constraint.of(settings, BYTES)).draw(row, 0)

@@ -41,7 +41,8 @@ def test_what_cannot_work_is_refused_at_once(engine: TransformersEngine) -> None
         (Request([1], Sampling()), BadInput),
         (Request([1], GREEDY.replace(logit_bias={99_999: 1.0})), BadInput),
         (Request([1] * 690, GREEDY), ContextOverflow),
-        (Request([1], GREEDY.replace(json_schema={"type": "object"})), UnsupportedFeature),
+        (Request([1], GREEDY.replace(json_schema={"not": {}})), UnsupportedFeature),
+        (Request([1], GREEDY.replace(grammar="root ::= (")), BadInput),
     ):
         with pytest.raises(error):
             engine.submit(request, lambda _: None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,36 @@ def test_greedy_answers_equal_transformers_own(engine: TransformersEngine, folde
         (found,) = generate(engine, prompt)
         assert found.text == text
         assert found.usage.completion_tokens == len(ids)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"grammar": 'root ::= ("北京" | "巴黎"){2} [^a-z]{3} "。"'},
+        {"json_schema": {
+            "type": "object", "required": ["城市", "n"],
+            "properties": {"城市": {"enum": ["北京", "巴黎"]}, "n": {"type": "integer", "minimum": 7, "maximum": 1000}},
+        }},
+    ],
+)  # fmt: skip
+def test_answers_match_what_they_must_and_are_those_of_the_other_engine(
+    settings: dict[str, Any], engine: TransformersEngine, folder: Path, tmp_path: Path
+) -> None:
+    file = convert(folder, tmp_path / "m.gguf", "f32")
+    native = LlamaCppEngine(file, rope_of(read(file)), LlamaCppOptions(kv_type="f32", flash_attention=False, threads=1))
+    sampling = GREEDY.replace(max_tokens=60, **settings)
+    try:
+        expected = [answer.text for answer in generate(native, *random_prompts(3), sampling=sampling)]
+    finally:
+        native.close()
+    answers = generate(engine, *random_prompts(3), sampling=sampling)
+    assert [answer.text for answer in answers] == expected
+    for answer in answers:
+        assert answer.finish_reason == "stop"
+        if "json_schema" in settings:
+            assert 7 <= json.loads(answer.text)["n"] <= 1000
+        else:
+            assert re.fullmatch(r"(北京|巴黎){2}[^a-z]{3}。", answer.text, re.DOTALL)
 
 
 def test_answers_are_the_same_alone_and_in_a_batch(engine: TransformersEngine, folder: Path) -> None:

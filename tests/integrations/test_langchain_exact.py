@@ -198,8 +198,8 @@ def test_errors_surface_as_themselves(chat: Chat) -> None:
         list(chat(context=64).stream("the " * 100))
     with pytest.raises(TimedOut):
         asyncio.run(chat(max_tokens=1900, timeout=1e-4, logit_bias=ENDLESS).ainvoke("the tea"))
-    with pytest.raises(UnsupportedFeature, match="multipleOf"):
-        chat().invoke("a", json_schema={"type": "integer", "multipleOf": 3})
+    with pytest.raises(UnsupportedFeature, match="uniqueItems"):
+        chat().invoke("a", json_schema={"type": "array", "uniqueItems": True})
 
 
 # -- caches, limits, traces -----------------------------------------------------------------------------------------

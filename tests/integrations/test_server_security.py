@@ -212,7 +212,7 @@ def test_every_answer_carries_the_headers_that_close_it(running: Running) -> Non
         b' {"schema": {"enum": ["\\ud800"]}}}}',
         b'{"messages": [{"role": "user", "content": "a"}], "library": "x"}',
         b'{"messages": [{"role": "user", "content": "a"}], "use_documents": true, "filters": {"files": 5}}',
-        b'{"messages": [{"role": "user", "content": "a"}], "grammar": "root ::= ' + b"[a-z]?" * 80 + b'"}',
+        b'{"messages": [{"role": "user", "content": "a"}], "grammar": "root ::= ' + b"[a]" * 70_000 + b'"}',
         b'{"messages": [{"role": "user", "content": "a"}], "use_documents": true, "library": "../../etc"}',
     ],
 )  # fmt: skip
