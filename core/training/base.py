@@ -23,8 +23,8 @@ from ..engines.base import Vocabulary
 from ..engines.torch_hardware import detect
 from ..engines.torch_tokenizer import open_tokenizer
 from ..errors import BadInput, BadModelFile, EngineUnavailable, UnsupportedFeature
-from ..weights.checkpoint import Checkpoint
-from ..weights.llama import Shape
+from ..weights.checkpoint import Checkpoint, sound
+from ..weights.llama import Shape, check_complete
 from ..weights.unpack import unpack
 from ..weights.vocabulary_files import TOKENIZER_FILES
 from .attention import register
@@ -104,7 +104,7 @@ class TrainingTokenizer:
 def open_base(name: str, run: Path, hears: Hears | None = None, *, main: bool = True) -> Base:
     """The base called `name`; a GGUF file is unpacked to `run/base` by the `main` process, once.
 
-    Raises as `catalog.resolve` does, and `BadModelFile` for what is no LLaMA checkpoint.
+    Raises as `catalog.resolve` does, and `BadModelFile` for what is no LLaMA checkpoint or lacks some of its weights.
     """
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("peft") is None:
         raise EngineUnavailable("Training needs PyTorch and PEFT.", 'Install them with: pip install "hanpaca[train]"')
@@ -119,13 +119,16 @@ def open_base(name: str, run: Path, hears: Hears | None = None, *, main: bool = 
                 hears(f"Unpacking {path.name} to {folder}")
             unpack(path, folder, loras=source.loras)
         path = folder
-    config = Checkpoint.open(path).config if main or (path / "config.json").is_file() else {}
-    shape = Shape.of(config)
+    checkpoint = Checkpoint.open(path)
+    shape = Shape.of(checkpoint.config)
+    check_complete(checkpoint, shape)  # transformers would make up what is missing
+    with sound(path / "config.json"):
+        window = int(checkpoint.config.get("max_position_embeddings", 2048))
     entry = source.entry
     return Base(
         path,
         shape,
-        int(config.get("max_position_embeddings", 2048)),
+        window,
         entry.kind if entry else None,
         entry.template if entry else None,
     )
