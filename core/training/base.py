@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -207,6 +207,33 @@ def _with_lora(model: Any, base: Base, options: Options) -> Any:
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return wrapped
+
+
+def check_layers(base: Base, options: Options) -> None:
+    """Raise `BadInput` where --targets or --also name what the model has not, or both the same layer."""
+    layers = dict.fromkeys([*(name.removesuffix(".weight") for name in base.shape.weights()), "lm_head"])
+    found: list[set[str]] = []
+    for option, names in (("targets", options.targets), ("also", options.also)):
+        for name in names:
+            if not any(is_named(layer, (name,)) for layer in layers):
+                valid = ", ".join(dict.fromkeys(layer.rpartition(".")[2] for layer in layers))
+                raise BadInput(f"--{option} {name!r} is no layer of this model.", f"Valid: {valid}.")
+        whole = {layer for layer in layers if is_named(layer, names)}
+        found.append({"model.embed_tokens" if base.shape.tied and one == "lm_head" else one for one in whole})
+    if both := found[0] & found[1]:
+        raise BadInput(
+            f"--targets and --also name the same layer: {', '.join(sorted(both))}.",
+            "A layer gets LoRA pairs or is trained whole: name it in one of them.",
+        )
+
+
+def is_named(layer: str, names: Collection[str]) -> bool:
+    """Whether `names` has the layer, by its own name or by more of its path, as PEFT takes them.
+
+    >>> is_named("model.layers.0.self_attn.q_proj", ["q_proj"]), is_named("model.layers.0.self_attn.q_proj", ["j"])
+    (True, False)
+    """
+    return any(f".{layer}".endswith(f".{name}") for name in names)
 
 
 def also_trained(base: Base, options: Options) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from ..memory import available
 from ..weights.files import gib
 from ..weights.llama import Shape
-from .base import also_trained
+from .base import also_trained, is_named
 from .options import Options
 from .precision import autocast
 from .run import Prepared
@@ -94,10 +94,10 @@ def _added(ready: Prepared, sizes: dict[str, int]) -> int:
     options, shape = ready.options, ready.base.shape
     found = 0
     for name, size in shape.weights().items():
-        layer = name.split(".")[-2]
-        if layer in options.targets:
+        layer = name.removesuffix(".weight")
+        if is_named(layer, options.targets):
             found += options.rank * sum(size)
-        if layer in also_trained(ready.base, options):
+        if is_named(layer, also_trained(ready.base, options)):
             found += sizes[name]
     return found
 

@@ -24,7 +24,7 @@ from typing import Any, cast
 from ..cache import cache_folder
 from ..errors import BadInput
 from ..weights.files import new_file
-from .base import Base, copy_tokenizer, load_model, open_base
+from .base import Base, check_layers, copy_tokenizer, load_model, open_base
 from .batches import Batches
 from .evaluation import HeldOut, foresee, held_out
 from .items import Source
@@ -80,6 +80,8 @@ def prepare(options: Options, hears: Hears | None = None) -> Prepared:
     with _main_first(world):
         base = open_base(options.base, run, hears, main=main)
         _check_length(base, options)
+        if options.method == "lora":
+            check_layers(base, options)
         source = _source(options, base, hears if main else None)
     names = [Path(path).name for path in options.eval]
     texts = [

@@ -42,3 +42,34 @@ def test_a_model_that_lacks_weights_is_not_filled_up_with_random_ones(base: Path
     more = altered(base, tmp_path / "more", num_hidden_layers=3)
     with pytest.raises(BadModelFile, match=r"lacks model\.layers\.2"):
         prepare(tuning(more, rows, tmp_path / "run"))
+
+
+# -- layers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tied", "layers", "match"),
+    [
+        (False, {"targets": ("q_proj", "k_prj")}, "--targets 'k_prj' is no layer of this model.*Valid: embed_tokens"),
+        (False, {"also": ("embed_tokens", "lm_hed")}, "--also 'lm_hed' is no layer"),
+        (False, {"targets": ("q_proj", "lm_head")}, "the same layer: lm_head"),
+        (True, {"targets": ("q_proj", "lm_head"), "also": ("embed_tokens",)}, "the same layer: model.embed_tokens"),
+    ],
+    ids=["targets", "also", "both", "both, tied"],
+)
+def test_layers_that_are_none_or_named_twice(
+    base: Path, rows: Path, tmp_path: Path, tied: bool, layers: dict[str, Any], match: str
+) -> None:
+    start = altered(base, tmp_path / "model", tie_word_embeddings=tied)
+    with pytest.raises(BadInput, match=match):
+        prepare(tuning(start, rows, tmp_path / "run", **layers))
+
+
+def test_a_layer_may_be_named_by_its_path(base: Path, rows: Path, tmp_path: Path) -> None:
+    from hanpaca.core.training.base import load_model
+    from hanpaca.core.training.estimate import estimate
+
+    options = tuning(base, rows, tmp_path / "run", targets=("layers.0.self_attn.q_proj", "down_proj"), also=())
+    ready = prepare(options)
+    trained = sum(p.numel() for p in load_model(ready.base, options).parameters() if p.requires_grad)
+    assert estimate(ready).trained == trained
