@@ -18,7 +18,10 @@ from ..errors import BadInput
 from ..vocabulary.corpus import documents, text_files
 from .batches import collate
 from .items import Item
-from .loss import forward, losses
+from .loss import diverged, forward, losses
+
+_LARGEST = 700.0
+"""Loss per token above which there is no float64 for the perplexity."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,10 @@ def held_out(path: str, tokenizer: Tokenizer, characters: int, name: str = "") -
 
 
 def foresee(model: Any, text: HeldOut, start: int, window: int, batch: int) -> Foresight:
-    """Score a text in windows of `window` tokens; `start` is the token in front of each, `batch` tokens go at once."""
+    """Score a text in windows of `window` tokens; `start` is the token in front of each, `batch` tokens go at once.
+
+    Raises `BadInput` where the loss is no number, or so large that the perplexity is none.
+    """
     import torch
 
     ids = text.ids
@@ -73,10 +79,13 @@ def foresee(model: Any, text: HeldOut, start: int, window: int, batch: int) -> F
             moved = {k: v.to(device) if hasattr(v, "to") else v for k, v in tensors.items()}
             total += float(losses(forward(model, moved), moved["targets"]).double().sum())
     model.train(training)
+    loss = total / len(ids)
+    if not loss < _LARGEST:
+        raise diverged(f"The loss on {text.name} is {loss:.3g}")
     return Foresight(
         text.name,
         total / math.log(2) / text.characters,
-        math.exp(total / len(ids)),
+        math.exp(loss),
         text.characters / len(ids),
     )
 

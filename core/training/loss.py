@@ -9,6 +9,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from ..errors import BadInput
+
 _ROWS = 256
 """Logits that are turned into gradients at a time."""
 
@@ -28,6 +30,14 @@ def forward(model: Any, batch: dict[str, Any]) -> Any:
 def losses(logits: Any, targets: Any) -> Any:
     """-log p(target) of each position, in float32. Overwrites `logits`, which nobody may use afterwards."""
     return _function().apply(logits, targets)
+
+
+def diverged(what: str) -> BadInput:
+    """The error of a run whose numbers have left their range; it would go on without learning anything."""
+    return BadInput(
+        f"{what}: the training has diverged, or the base is broken.",
+        "Begin anew in another folder with a smaller --learning-rate.",
+    )
 
 
 @cache

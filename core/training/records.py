@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..weights.files import new_file
+from .loss import diverged
 
 LOG, PLOT = "log.jsonl", "loss.png"
 Reports = Callable[[dict[str, Any]], None]
@@ -108,6 +110,9 @@ def recorder_class() -> Any:
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if not logs or "loss" not in logs:
                 return
+            if not math.isfinite(logs["loss"]):
+                raise diverged(f"The loss of step {state.global_step} is no number")
+            length = logs.get("grad_norm")
             now = time.perf_counter()
             seconds, self._since = now - self._since, now
             tokens = sum(self._tokens(step) for step in range(self._logged, state.global_step))
@@ -117,7 +122,7 @@ def recorder_class() -> Any:
                 "steps": state.max_steps,
                 "loss": logs["loss"],
                 "learning_rate": logs["learning_rate"],
-                "grad_norm": logs.get("grad_norm"),
+                "grad_norm": length if length is not None and math.isfinite(length) else None,
                 **{name: logs[name] for name in ("accuracy", "margin") if name in logs},
                 "tokens": tokens,
                 "seconds": round(seconds, 3),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .batches import Batch, Batches
-from .loss import forward, losses
+from .loss import diverged, forward, losses
 from .options import Options
 from .precision import autocast
 
@@ -112,7 +112,10 @@ def trainer_class() -> Any:
 
 
 def save_weights(model: Any, folder: Path, state: Any = None) -> None:
-    """An adapter, or all weights, as safetensors."""
+    """An adapter, or all weights, as safetensors. Raises `BadInput` where one of them is no number."""
+    for name, weights in (state if state is not None else dict(model.named_parameters())).items():
+        if weights.is_floating_point() and not bool(weights.isfinite().all()):
+            raise diverged(f"{name} holds what is no number")
     folder.mkdir(parents=True, exist_ok=True)
     if hasattr(model, "peft_config"):
         model.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False, safe_serialization=True)

@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_runs import base, rows, tuning
+from training_runs import QUIET, base, load, rows, tuning, write_text
 
 from hanpaca.core.errors import BadInput, BadModelFile
-from hanpaca.core.training.run import prepare
+from hanpaca.core.training.evaluation import HeldOut, foresee
+from hanpaca.core.training.options import PretrainOptions
+from hanpaca.core.training.records import last_checkpoint
+from hanpaca.core.training.run import prepare, train
+from hanpaca.core.training.trainer import save_weights
 
 __all__ = ["base", "rows"]
 
 pytest.importorskip("torch")
 pytest.importorskip("peft")
+pytestmark = QUIET
 
 
 def altered(base: Path, folder: Path, **config: Any) -> Path:
@@ -73,3 +78,35 @@ def test_a_layer_may_be_named_by_its_path(base: Path, rows: Path, tmp_path: Path
     ready = prepare(options)
     trained = sum(p.numel() for p in load_model(ready.base, options).parameters() if p.requires_grad)
     assert estimate(ready).trained == trained
+
+
+# -- runs that diverge ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_diverges_stops_and_writes_no_model(base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = PretrainOptions(
+        base=str(base), data=(str(write_text(tmp_path / "t.txt", 60)),), out=str(out), method="full", length=64,
+        batch=256, accumulate=1, learning_rate=1.0, weight_decay=10.0, clip=0.0, schedule="constant", steps=80,
+        epochs=99, save_every=5, threads=1, dtype="float32",
+    )  # fmt: skip
+    with pytest.raises(BadInput, match=r"diverged.*smaller --learning-rate"):
+        train(options)
+    assert not (out / "done.json").exists() and not (out / "model.safetensors").exists()
+    assert last_checkpoint(out / "checkpoints") is not None
+    assert "NaN" not in (out / "log.jsonl").read_text(encoding="utf-8")
+
+
+def test_weights_that_are_no_numbers_are_not_saved(base: Path, tmp_path: Path) -> None:
+    model = load(base)
+    model.lm_head.weight.data[3, 5] = float("nan")
+    with pytest.raises(BadInput, match=r"lm_head\.weight holds what is no number"):
+        save_weights(model, tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_held_out_text_that_is_foreseen_by_no_means_ends_the_run(base: Path) -> None:
+    model = load(base)
+    model.lm_head.weight.data *= 1e6
+    with pytest.raises(BadInput, match=r"The loss on t is .*diverged"):
+        foresee(model, HeldOut("t", tuple(range(5, 60)), 100), 1, 64, 256)
