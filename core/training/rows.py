@@ -22,6 +22,7 @@ _ROLES: Mapping[str, Role] = {
     "bot": "assistant",
 }  # fmt: skip
 _QUESTION, _ANSWER = ("instruction", "prompt", "question"), ("output", "response", "completion", "answer")
+_LISTS = ("messages", "conversations", "conversation")
 _SHOWN = 5
 Made = TypeVar("Made")
 
@@ -169,7 +170,7 @@ def _answered(row: dict[str, Any]) -> tuple[Message, ...]:
 
 def _messages(row: dict[str, Any], *, answered: bool) -> tuple[Message, ...]:
     system = [Message("system", _text(row, "system"))] if row.get("system") else []
-    listed = next((row[name] for name in ("messages", "conversations", "conversation") if name in row), None)
+    listed = next((row[name] for name in _LISTS if name in row), None)
     if listed is None and not answered and isinstance(row.get("prompt"), list):
         listed = row["prompt"]
     if listed is not None:
@@ -229,23 +230,40 @@ def _whole(text: str) -> str:
 
 
 def _preference(row: dict[str, Any], place: Place) -> Preference:
-    answers = []
-    for name in ("chosen", "rejected"):
-        if name not in row:
-            raise _BadRow(f"it has no {name}")
-        value = row[name]
-        if isinstance(value, list):  # TRL's form: the whole conversation, or the answer alone
-            value = value[-1] if value else None
-        answer = _whole(value) if isinstance(value, str) else _message(value).content
-        if not answer.strip():
-            raise _BadRow(f"its {name} answer is empty")
-        answers.append(answer)
-    if "prompt" not in row and isinstance(row["chosen"], list) and len(row["chosen"]) > 1:
-        messages = tuple(_message(entry) for entry in row["chosen"][:-1])
-    else:
-        messages = _messages(row, answered=False)
+    before, chosen = _judged(row, "chosen")
+    also_before, rejected = _judged(row, "rejected")
+    messages = _asked(row, [talk for talk in (before, also_before) if talk])
     if messages[-1].role != "user":
         raise _BadRow("there is no question before the answers")
-    if answers[0] == answers[1]:
+    if chosen == rejected:
         raise _BadRow("both answers are the same")
-    return Preference(messages, answers[0], answers[1], place)
+    return Preference(messages, chosen, rejected, place)
+
+
+def _judged(row: dict[str, Any], name: str) -> tuple[list[Message], str]:
+    """The answer under a name, and what stands before it there: TRL's form is the whole conversation."""
+    if name not in row:
+        raise _BadRow(f"it has no {name}")
+    value = row[name]
+    *before, last = value if isinstance(value, list) and value else [value]
+    answer = Message("assistant", _whole(last)) if isinstance(last, str) else _message(last)
+    if answer.role != "assistant":
+        raise _BadRow(f"its {name} ends with a message of the {answer.role}, which is no answer")
+    if not answer.content.strip():
+        raise _BadRow(f"its {name} answer is empty")
+    return [_message(entry) for entry in before], answer.content
+
+
+def _asked(row: dict[str, Any], before: list[list[Message]]) -> tuple[Message, ...]:
+    """What both answers follow: what the row asks, and what stands before the answers. All that is there must agree."""
+    talks: list[list[Message]] = [*before]
+    if not before or any(name in row for name in (*_LISTS, *_QUESTION)):
+        talks.append(list(_messages(row, answered=False)))
+    elif row.get("system"):
+        talks.append([Message("system", _text(row, "system")), *(m for m in before[0] if m.role != "system")])
+    if len({tuple((m.role, m.content.strip()) for m in talk if m.role != "system") for talk in talks}) > 1:
+        raise _BadRow("its answers follow different questions")
+    if len({talk[0].content for talk in talks if talk[0].role == "system"}) > 1:
+        raise _BadRow("it has different system prompts")
+    longest = max(talks, key=len)  # the one with a system prompt, where there is any
+    return tuple(longest)

@@ -124,7 +124,8 @@ def train(options: Options, hears: Hears | None = None, reports: Reports | None 
             _write(run / "left-out.txt", "\n".join(rows) + "\n")
             say(f"Every row that is left out: {run / 'left-out.txt'}")
     if isinstance(options, PreferenceOptions):
-        with _main_first(ready.world):  # the Trainer has put the model where it computes
+        # The Trainer has put the model where it computes; the number format comes with its first step only.
+        with _main_first(ready.world), trainer.accelerator.autocast():
             say("Computing what the untrained model gives for both answers")
             fill_reference(trainer.model, cast(Pairs, ready.source), options.batch, run / REFERENCE)
     if checkpoint and ready.main:

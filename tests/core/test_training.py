@@ -247,3 +247,20 @@ def test_preference_loss_is_dpos_and_pairs_become_told_apart(base: Path, tmp_pat
     assert lines[-1]["loss"] < 0.5
     assert lines[-1]["accuracy"] > 0.9
     assert lines[-1]["margin"] > 0.5
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_first_margin_is_none_in_half_precision_too(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """What the untrained model gives is computed in the numbers of the steps; a frozen base may be in bfloat16."""
+    pairs = [{"instruction": "诗？", "chosen": "花落知多少", "rejected": "春眠不觉晓"}]
+    if method == "lora":
+        monkeypatch.setattr("hanpaca.core.training.base.weights_dtype", lambda *_: torch.bfloat16)
+    settings = SMALL | {"method": method, "also": ("embed_tokens", "lm_head"), "dtype": "bfloat16", "accumulate": 1}
+    options = PreferenceOptions(
+        base=str(base), data=(str(write_rows(tmp_path / "pairs.jsonl", pairs)),), out=str(tmp_path / "run"), steps=1,
+        **settings,
+    )  # fmt: skip
+    train(options)
+    assert read_log(tmp_path / "run")[0]["margin"] == 0

@@ -220,6 +220,35 @@ def test_pairs_of_answers_are_read(tmp_path: Path) -> None:
     assert pairs == [(["问"], "好", "坏")] * 3
 
 
+def test_all_that_a_pair_says_is_in_its_question_or_it_is_refused(tmp_path: Path) -> None:
+    def user(text: str) -> dict[str, str]:
+        return {"role": "user", "content": text}
+
+    good, bad = ({"role": "assistant", "content": text} for text in ("好", "坏"))
+    system = {"role": "system", "content": "系"}
+    pair = {"chosen": [user("问"), good], "rejected": [user("问"), bad]}
+    rows = [
+        pair | {"system": "系"},
+        pair | {"prompt": "问", "system": "系"},
+        {"chosen": [system, user("问"), good], "rejected": [bad]},
+        pair | {"rejected": [system, user("问"), bad]},
+    ]
+    found, _ = preferences([write_rows(tmp_path / "p.jsonl", rows)])
+    talks = [[(m.role[0], m.content) for m in row.messages] for row in found]
+    assert talks == [[("s", "系"), ("u", "问")]] * 4
+    wrong = [
+        (pair | {"rejected": [user("另"), bad]}, "its answers follow different questions"),
+        (pair | {"prompt": "另"}, "its answers follow different questions"),
+        (pair | {"system": "一", "rejected": [system, user("问"), bad]}, "it has different system prompts"),
+        (pair | {"chosen": [user("问"), good, user("再问")]}, "its chosen ends with a message of the user"),
+        (pair | {"rejected": user("问")}, "its rejected ends with a message of the user"),
+        (pair | {"chosen": []}, "a message is no object"),
+    ]
+    for row, why in wrong:
+        with pytest.raises(BadInput, match=f"line 1: {why}"):
+            preferences([write_rows(tmp_path / "p.jsonl", [row])])
+
+
 def test_bad_rows_stop_with_file_and_line_or_are_skipped_by_choice(tmp_path: Path) -> None:
     file = tmp_path / "bad.jsonl"
     good = json.dumps(ROWS[1], ensure_ascii=False)
