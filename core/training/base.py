@@ -64,7 +64,11 @@ class Base:
             file = Path(str(chosen))
             if not file.is_file():
                 raise BadInput(f"There is no chat template {chosen!r}.", "Valid: llama-2, metadata, or a Jinja file.")
-            return JinjaTemplate(file.read_text(encoding="utf-8"), SYSTEM_PROMPTS.get(system or "", system))
+            try:
+                text = file.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise BadInput(f"The chat template {file} is no UTF-8 text.", "Save it as UTF-8.") from error
+            return JinjaTemplate(text, SYSTEM_PROMPTS.get(system or "", system))
         try:
             return template_for(
                 kind=None,
@@ -147,9 +151,12 @@ def load_model(base: Base, options: Options) -> Any:
         settings |= _quantized(options, settings["dtype"])
     try:
         model: Any = transformers.LlamaForCausalLM.from_pretrained(base.folder, **settings)
-    except (OSError, ValueError, RuntimeError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadModelFile(f"transformers cannot load {base.folder}: {first}.", "Check it.") from error
+    except Exception as error:  # it has its own for a config.json that is wrong, and Python's
+        why = " ".join(str(error).split()).rstrip(".")[:300] or "no reason given"
+        raise BadModelFile(
+            f"transformers cannot load {base.folder}: {why} ({type(error).__name__}).",
+            "Check its config.json and its weights.",
+        ) from error
     model.config.use_cache = False
     if options.method == "lora":
         return _with_lora(model, base, options)

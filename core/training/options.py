@@ -34,6 +34,8 @@ _CHOICES = {
     "checkpointing": ("auto", "on", "off"),
     "bad_rows": get_args(BadRows),
 }
+_POLYNOMIAL_END = 1e-7
+"""Where transformers lets this schedule end."""
 _PLACES = frozenset({"out", "log_every", "threads", "tensorboard", "keep"})
 """Fields that do not change what is learned: a resumed run may have others."""
 
@@ -128,6 +130,11 @@ class Options:
             )
         if self.method == "lora" and not self.targets:
             raise BadInput("LoRA without --targets trains nothing.", f"Usual: {' '.join(PROJECTIONS)}.")
+        if self.schedule == "polynomial" and self.learning_rate <= _POLYNOMIAL_END:
+            raise BadInput(
+                f"--schedule polynomial falls to {_POLYNOMIAL_END:g}, and --learning-rate is no more than that.",
+                "Give a larger rate or another schedule.",
+            )
         if not self.data:
             raise BadInput("There is nothing to train on.", "Name files or folders.")
 

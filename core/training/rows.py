@@ -132,7 +132,7 @@ def _rows(file: Path) -> Iterator[tuple[int, Any]]:
         if line.strip():
             try:
                 yield number, json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield number, f"no JSON ({error})"
 
 
@@ -151,7 +151,7 @@ def _array(file: Path, text: str) -> Iterator[tuple[int, Any]]:
         counted = at
         try:
             row, at = decoder.raw_decode(text, at)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadInput(f"{file} is broken JSON after line {line}: {error}.", "Mend the file.") from error
         yield line, row
 

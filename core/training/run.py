@@ -23,7 +23,7 @@ from typing import Any, cast
 
 from ..cache import cache_folder
 from ..errors import BadInput
-from ..weights.files import new_file
+from ..weights.files import need_space, new_file
 from .base import Base, check_layers, copy_tokenizer, load_model, open_base
 from .batches import Batches
 from .evaluation import HeldOut, foresee, held_out
@@ -117,7 +117,9 @@ def train(options: Options, hears: Hears | None = None, reports: Reports | None 
     data = data_of(ready.source, ready.base)
     same_data(run, data)
     trainer = _trainer(ready, reports)
-    if ready.main:  # nothing is wrong with the options, then
+    if ready.main:
+        need_space(run, _room(ready, trainer.model))
+        # Nothing is wrong with the options, then.
         _write(run / "run.json", as_json(options))
         _write(run / DATA, json.dumps(data))
         if rows := left_out(ready.source):
@@ -174,6 +176,15 @@ def _trainer(ready: Prepared, reports: Reports | None) -> Any:
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.add_callback(recorder_class()(ready.run, reports, evaluate, options.eval_every, ready.step_tokens))
     return trainer
+
+
+def _room(ready: Prepared, model: Any) -> int:
+    """Bytes of the checkpoints that will lie beside each other and of the result, each number as float32: a checkpoint
+    has AdamW's two beside each that is trained."""
+    trained: int = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    most = min(-(-ready.steps // ready.options.save_every), ready.options.keep + 1)
+    there = len(list((ready.run / "checkpoints").glob("checkpoint-*")))
+    return 4 * trained * (3 * max(1, most - there) + 1)
 
 
 def _write(file: Path, text: str) -> None:

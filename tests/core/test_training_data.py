@@ -271,6 +271,13 @@ def test_rows_of_an_array_have_the_line_they_begin_in(tmp_path: Path) -> None:
         conversations([file])
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"instruction":' + "[" * 100_000], ids=["array", "lines"])
+def test_json_that_is_nested_without_end(tmp_path: Path, text: str) -> None:
+    (tmp_path / "deep.json").write_text(text)
+    with pytest.raises(BadInput, match=r"deep\.json.* line 1.*recursion"):
+        conversations([tmp_path / "deep.json"])
+
+
 # -- options -------------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -49,6 +50,30 @@ def test_a_model_that_lacks_weights_is_not_filled_up_with_random_ones(base: Path
         prepare(tuning(more, rows, tmp_path / "run"))
 
 
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({"max_position_embeddings": None}, "config.json is damaged"),
+        ({"num_attention_heads": 3}, "belong to different models"),
+        ({"rms_norm_eps": "a"}, "transformers cannot load .*rms_norm_eps"),
+        ({"rope_parameters": {"rope_type": "weird", "rope_theta": 1e4}}, "transformers cannot load .*weird"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_config_that_cannot_be(base: Path, rows: Path, tmp_path: Path, config: dict[str, Any], match: str) -> None:
+    from hanpaca.core.training.base import load_model
+
+    options = tuning(altered(base, tmp_path / "model", **config), rows, tmp_path / "run")
+    with pytest.raises(BadModelFile, match=match):
+        load_model(prepare(options).base, options)
+
+
+def test_a_template_that_is_no_utf8(base: Path, rows: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_bytes("你好".encode("gb18030"))
+    with pytest.raises(BadInput, match=r"t\.jinja is no UTF-8 text"):
+        prepare(tuning(base, rows, tmp_path / "run", template=str(tmp_path / "t.jinja")))
+
+
 # -- layers --------------------------------------------------------------------------------------------------------
 
 
@@ -78,6 +103,25 @@ def test_a_layer_may_be_named_by_its_path(base: Path, rows: Path, tmp_path: Path
     ready = prepare(options)
     trained = sum(p.numel() for p in load_model(ready.base, options).parameters() if p.requires_grad)
     assert estimate(ready).trained == trained
+
+
+# -- options and disks ---------------------------------------------------------------------------------------------
+
+
+def test_a_rate_below_the_end_of_its_schedule(base: Path, rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="falls to 1e-07"):
+        tuning(base, rows, tmp_path / "run", schedule="polynomial", learning_rate=1e-8)
+
+
+def test_a_disk_without_room_for_the_checkpoints(
+    base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full tuning of the tiny model writes 47,300 numbers and 94,600 of AdamW's: three checkpoints are 1.6 MiB."""
+    options = tuning(base, rows, tmp_path / "run", method="full", steps=9, save_every=2, keep=2)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_500_000))
+    with pytest.raises(BadInput, match="Not enough disk space"):
+        train(options)
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 # -- runs that diverge ---------------------------------------------------------------------------------------------
