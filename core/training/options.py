@@ -18,6 +18,8 @@ from .types import wrong_type
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TRAINED = ("embed_tokens", "lm_head")
+LORA = ("rank", "alpha", "dropout", "targets", "also")
+"""Fields that say nothing where every weight is trained."""
 _CHOICES = {
     "method": ("lora", "full"),
     "schedule": (
@@ -197,6 +199,11 @@ class PreferenceOptions(FinetuneOptions):
     """How strongly the model is held to where it began."""
     answer_loss: float = 0.0
     """Weight of the usual loss on the chosen answers, beside DPO's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prompt_weight:
+            raise BadInput("--prompt-weight does nothing here: both answers have the same prompt.", "Leave it out.")
 
 
 KINDS: Mapping[str, type[Options]] = {kind.kind: kind for kind in (PretrainOptions, FinetuneOptions, PreferenceOptions)}

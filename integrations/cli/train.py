@@ -44,6 +44,11 @@ def prefer(argv: list[str]) -> int:
 def _command(kind: str, argv: list[str]) -> int:
     parser = _parser(kind)
     found = parser.parse(argv)
+    if found.preview is not None:
+        if found.preview < 1:
+            parser.error("--preview shows at least 1 example")
+        if found.plan or found.json:
+            parser.error("--preview goes with neither --plan nor --json")
     options = _options(kind, found, parser)
     if found.preview is not None:
         from .preview import preview
@@ -99,8 +104,19 @@ def _add(parser: Parser, field: Field) -> None:
 
 
 def _options(kind: str, found: Any, parser: Parser) -> Options:
+    from ...core.training.options import LORA
+
+    given = _given(kind, found)
+    options = _made(kind, found, given, parser)
+    if options.method == "full" and (idle := [f"--{name}" for name in LORA if name in given]):
+        parser.error(f"{', '.join(idle)}: only for LoRA, and --method full trains every weight")
+    return options
+
+
+def _given(kind: str, found: Any) -> dict[str, Any]:
+    """The fields that the command line names."""
     from ...core.training.documented import documented
-    from ...core.training.options import KINDS, from_json, make
+    from ...core.training.options import KINDS
 
     chosen: Any = KINDS[kind]
     names = [field.name for field in documented(chosen)]
@@ -108,6 +124,12 @@ def _options(kind: str, found: Any, parser: Parser) -> Options:
     for name in ("targets", "also", "eval", "mix"):  # an empty list there is a choice
         if getattr(found, name, None) == []:
             given[name] = []
+    return given
+
+
+def _made(kind: str, found: Any, given: dict[str, Any], parser: Parser) -> Options:
+    from ...core.training.options import KINDS, from_json, make
+
     if found.run:
         options = from_json(found.run, **given)
         if options.kind != kind:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from training_runs import QUIET, SMALL, base, curve, load, loss_of, rows, tuning
 
+from hanpaca.core.training.options import LORA
 from hanpaca.core.training.run import train
 
 __all__ = ["base", "rows"]
@@ -30,10 +31,11 @@ def launch(command: list[str], *, accelerate: Path | None = None) -> None:
     assert ran.returncode == 0, ran.stderr[-3000:]
 
 
-def two_process_command(base: Path, rows: Path, out: Path) -> list[str]:
-    command = ["finetune", str(base), str(rows), "--out", str(out), "--dropout", "0"]
-    for name, value in (SMALL | {"accumulate": 1}).items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
+def two_process_command(base: Path, rows: Path, out: Path, method: str = "lora") -> list[str]:
+    command = ["finetune", str(base), str(rows), "--out", str(out), "--method", method]
+    for name, value in (SMALL | {"accumulate": 1, "dropout": 0.0}).items():
+        if method == "lora" or name not in LORA:
+            command += [f"--{name.replace('_', '-')}", str(value)]
     return command
 
 
@@ -53,8 +55,7 @@ def test_two_processes_give_the_losses_of_one(base: Path, rows: Path, tmp_path: 
 def test_fsdp_saves_what_was_trained(base: Path, rows: Path, tmp_path: Path, method: str) -> None:
     """Two processes that hold half of each layer; the saved model, loaded afresh, has the loss of one process."""
     settings = Path(__file__).parents[2] / "examples" / "training" / "fsdp-cpu.yaml"
-    command = [*two_process_command(base, rows, tmp_path / "sharded"), "--method", method]
-    launch(command, accelerate=settings)
+    launch(two_process_command(base, rows, tmp_path / "sharded", method), accelerate=settings)
     options = tuning(base, rows, tmp_path / "one", method=method, dropout=0.0)
     train(options)
     assert curve(tmp_path / "sharded") == pytest.approx(curve(tmp_path / "one"), abs=1e-3)

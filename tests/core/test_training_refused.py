@@ -13,10 +13,11 @@ from training_runs import QUIET, base, load, rows, tuning, write_text
 
 from hanpaca.core.errors import BadInput, BadModelFile
 from hanpaca.core.training.evaluation import HeldOut, foresee
-from hanpaca.core.training.options import PretrainOptions
+from hanpaca.core.training.options import PretrainOptions, as_json
 from hanpaca.core.training.records import last_checkpoint
 from hanpaca.core.training.run import prepare, train
 from hanpaca.core.training.trainer import save_weights
+from hanpaca.integrations.cli import main
 
 __all__ = ["base", "rows"]
 
@@ -106,6 +107,31 @@ def test_a_layer_may_be_named_by_its_path(base: Path, rows: Path, tmp_path: Path
 
 
 # -- options and disks ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "match"),
+    [
+        ("prefer", ["--prompt-weight", "0.5"], "--prompt-weight does nothing here"),
+        ("finetune", ["--method", "full", "--also", "--rank", "8"], "--rank, --also: only for LoRA"),
+        ("finetune", ["--plan", "--preview", "1"], "--preview goes with neither --plan nor --json"),
+        ("finetune", ["--preview", "-57"], "at least 1 example"),
+    ],
+    ids=["prompt weight", "LoRA", "both", "negative"],
+)
+def test_options_that_would_do_nothing(
+    base: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, words: list[str], match: str
+) -> None:
+    assert main([kind, str(base), str(rows), "--out", str(tmp_path / "run"), "--template", "llama-2", *words]) == 2
+    assert match in capsys.readouterr().err
+
+
+def test_a_run_of_lora_is_done_again_with_every_weight(base: Path, rows: Path, tmp_path: Path) -> None:
+    """The file of a run says all options; those of LoRA were not asked for by who names another method."""
+    (tmp_path / "run.json").write_text(as_json(tuning(base, rows, tmp_path / "run")), encoding="utf-8")
+    again = ["finetune", "--run", str(tmp_path / "run.json"), "--method", "full", "--plan"]
+    assert main(again) == 0
+    assert main([*again, "--rank", "8"]) == 2
 
 
 def test_a_rate_below_the_end_of_its_schedule(base: Path, rows: Path, tmp_path: Path) -> None:
