@@ -90,7 +90,7 @@ def open_corpus(
         if hears:
             hears(f"Tokenising {len(files)} text file(s)")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with new_folder(folder) as partial:
+        with new_folder(folder, shared=True) as partial:
             _write(files, tokenizer, Duplicates(exact=deduplicate, near=near), partial)
     counts = Counts(**json.loads((folder / "counts.json").read_text(encoding="utf-8")))
     ids = np.memmap(folder / "ids.bin", dtype=np.uint32, mode="r")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import BadInput
@@ -13,6 +17,27 @@ from .records import last_checkpoint
 from .sources import Examples
 
 DATA, REFERENCE = "data.json", "reference.npy"
+
+
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """No other process trains in the folder, which is made, while this lasts. Raises `BadInput` where one does already.
+
+    The lock is on the folder itself, so that nothing is left behind; a file system without locks guards nothing.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    folder = os.open(run, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BadInput(
+                    f"Another process trains in {run}.", "Wait for it, or name another folder with --out."
+                ) from None
+        yield
+    finally:
+        os.close(folder)
 
 
 def claim(options: Options) -> None:

@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -31,7 +31,7 @@ from .items import Source
 from .options import FinetuneOptions, Options, PreferenceOptions, PretrainOptions, as_json
 from .preference import Pairs, fill_reference, preference_trainer
 from .records import Reports, forget_after, last_checkpoint, plot, read_log, recorder_class
-from .resuming import DATA, REFERENCE, claim, data_of, left_out, same_data
+from .resuming import DATA, REFERENCE, alone, claim, data_of, left_out, same_data
 from .stopping import leave, stopper_class, stopping
 from .texts import conversations_source, pairs_source, text_source
 
@@ -100,11 +100,15 @@ def train(options: Options, hears: Hears | None = None, reports: Reports | None 
     SIGINT (Ctrl+C) and SIGTERM end it after the step under way, whose state is saved, with `KeyboardInterrupt` or
     `SystemExit`; of several processes, and outside of the main thread, they do as ever.
     """
+    with alone(Path(options.out)) if _processes()[1] else nullcontext():
+        claim(options)
+        return _train(options, hears or (lambda _: None), reports)
+
+
+def _train(options: Options, say: Hears, reports: Reports | None) -> Trained:
     import transformers
 
-    say = hears or (lambda _: None)
     run = Path(options.out)
-    claim(options)
     if options.threads:
         import torch
 

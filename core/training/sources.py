@@ -125,7 +125,7 @@ def cached_examples(key: Sequence[Any], cache: Path, make: Any, prompt_weight: f
     folder = cache / f"examples-{name}"
     if not (folder / "cut.json").is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with new_folder(folder) as partial:
+        with new_folder(folder, shared=True) as partial:
             examples, cut, refused = make()
             _write(examples, partial)
             told = {"cut": vars(cut), "refused": refused}

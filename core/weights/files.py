@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -72,11 +73,15 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Like `new_file` for a folder, which must not exist yet or be empty."""
+def new_folder(path: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Like `new_file` for a folder, which must not exist yet or be empty.
+
+    `shared`: whoever writes it writes the same, as in a cache; where another one was done first, that folder stays.
+    """
+    there = BadInput(f"{path} exists already.", "Name a new folder, or remove that one first.")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise BadInput(f"{path} exists already.", "Name a new folder, or remove that one first.")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        raise there
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -84,7 +89,13 @@ def new_folder(path: Path) -> Iterator[Path]:
         for file in partial.rglob("*"):
             if file.is_file():
                 _to_disk(file)
-        partial.replace(path)
+        try:
+            partial.replace(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if not shared:
+                raise there from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -18,6 +18,7 @@ from training_runs import ROWS, SENTENCES, SMALL, base, curve, rows, tuning, wri
 from hanpaca.core.errors import BadInput
 from hanpaca.core.training.options import Options, PreferenceOptions, as_json, from_json
 from hanpaca.core.training.records import last_checkpoint, read_log
+from hanpaca.core.training.resuming import alone
 from hanpaca.core.training.run import train
 from hanpaca.core.training.stopping import stopping
 from hanpaca.integrations.cli import main
@@ -103,6 +104,13 @@ def test_the_last_step_is_logged_and_so_is_every_checkpoint(base: Path, tmp_path
     train(replace(options, out=str(tmp_path / "killed")))
     whole, killed = ([line["loss"] for line in read_log(tmp_path / n) if "loss" in line] for n in ("whole", "killed"))
     assert killed == pytest.approx(whole, abs=1e-5)
+
+
+def test_a_folder_has_one_run_at_a_time(base: Path, tmp_path: Path) -> None:
+    options = tuning(base, write_rows(tmp_path / "rows.jsonl"), tmp_path / "run", steps=1)
+    with alone(tmp_path / "run"), pytest.raises(BadInput, match="Another process trains in"):
+        train(options)
+    assert train(options).steps == 1
 
 
 def test_held_out_files_of_one_name_are_told_apart(base: Path, tmp_path: Path) -> None:

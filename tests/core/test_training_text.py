@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_runs import SENTENCES, write_base, write_text
 
+from hanpaca.core.errors import BadInput
 from hanpaca.core.training.base import Base, open_base
 from hanpaca.core.training.corpora import Corpus, open_corpus
 from hanpaca.core.training.duplicates import Duplicates
 from hanpaca.core.training.items import pack
 from hanpaca.core.training.sources import Blocks, Mixed
+from hanpaca.core.weights.files import new_folder
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -70,6 +73,34 @@ def test_a_corpus_is_tokenised_once_for_its_contents(base: Base, tmp_path: Path)
     write_text(tmp_path / "renamed.txt", 21)
     corpus(base, tmp_path / "cache", tmp_path / "renamed.txt", hears=heard.append)
     assert len(heard) == 2
+
+
+def test_a_corpus_that_is_tokenised_by_two_at_once_is_there_for_both(base: Base, tmp_path: Path) -> None:
+    file = write_text(tmp_path / "t.txt")
+    found: list[Corpus] = []
+
+    class Slow:
+        """Another run begins and ends while this one tokenises."""
+
+        vocabulary = base.tokenizer.vocabulary
+
+        def tokenize(self, text: str) -> list[int]:
+            other = Thread(target=lambda: found.append(corpus(base, tmp_path / "cache", file)))
+            other.start()
+            other.join()
+            return base.tokenizer.tokenize(text)
+
+    made = open_corpus([file], cast(Any, Slow()), base.tokenizer_hash, tmp_path / "cache")
+    assert made.ids.tolist() == found[0].ids.tolist()
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [made.identity]
+
+
+def test_a_new_folder_that_somebody_else_made_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="exists already"), new_folder(tmp_path / "new") as partial:
+        (partial / "mine").touch()
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "theirs").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "theirs"]
 
 
 def test_mixed_corpora_come_by_their_share_and_go_on_in_the_next_epoch(base: Base, tmp_path: Path) -> None:
