@@ -72,7 +72,7 @@ class Batches:
 @lru_cache(maxsize=4)  # a source is itself, whatever it holds
 def _packed(source: Any, epoch: int, seed: int, tokens: int) -> list[Any]:
     order, lengths = source.epoch(epoch, seed)
-    if len(set(lengths.tolist())) <= 2:  # blocks: all of one length, but for the last
+    if (lengths < lengths.max()).sum() <= 1:  # blocks: all of one length, but for the last
         each = max(1, tokens // int(lengths.max()))
         return [order[at : at + each] for at in range(0, len(order), each)]
     return [order[group] for group in pack(lengths.tolist(), tokens)]

@@ -40,7 +40,10 @@ class Blocks:
         self._length = length
         self._counts = [corpus.blocks(length) for corpus in self._corpora]
         rest = 1 - sum(part.share for part in mixed)
-        self._taken = [self._counts[0], *(max(1, round(self._counts[0] * part.share / rest)) for part in mixed)]
+        self._taken = [self._counts[0]]
+        for part, count in zip(mixed, self._counts[1:], strict=True):
+            tokens = len(main.ids) * part.share / rest
+            self._taken.append(max(1, round(tokens * count / len(part.corpus.ids))))
         self._first = np.cumsum([0, *self._counts])
         self.identity = "+".join(corpus.identity for corpus in self._corpora)
         self.refused: tuple[str, ...] = ()

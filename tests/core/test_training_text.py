@@ -15,6 +15,7 @@ from training_runs import SENTENCES, write_base, write_text
 
 from hanpaca.core.errors import BadInput
 from hanpaca.core.training.base import Base, open_base
+from hanpaca.core.training.batches import Batches
 from hanpaca.core.training.corpora import Corpus, open_corpus
 from hanpaca.core.training.duplicates import Duplicates
 from hanpaca.core.training.items import pack
@@ -116,6 +117,18 @@ def test_mixed_corpora_come_by_their_share_and_go_on_in_the_next_epoch(base: Bas
     assert max(taken.count(n) for n in set(taken)) - min(taken.count(n) for n in set(taken)) <= 1
     assert orders[0] != orders[1]
     assert orders[1] == Blocks(main, [Mixed(other, 0.2)], 32).epoch(1, 7)[0].tolist()
+
+
+def test_a_short_text_has_its_share_of_the_tokens_too(base: Base, tmp_path: Path) -> None:
+    """It fills no block, and repeats the more often; batches hold as many of its copies as fit."""
+    main = corpus(base, tmp_path / "cache", write_text(tmp_path / "a.txt", 80))
+    (tmp_path / "b.txt").write_text(SENTENCES[0], encoding="utf-8")
+    other = corpus(base, tmp_path / "cache", tmp_path / "b.txt")
+    source = Blocks(main, [Mixed(other, 0.1)], 512)
+    order, lengths = source.epoch(0, 7)
+    assert lengths[order >= main.blocks(512)].sum() / lengths.sum() == pytest.approx(0.1, abs=0.005)
+    batches = Batches(source, tokens=1024, epochs=1, seed=7)
+    assert len(batches) <= lengths.sum() // 1024 + 2
 
 
 def test_duplicates_are_left_out_exact_and_near() -> None:
