@@ -115,7 +115,8 @@ def recorder_class() -> Any:
             length = logs.get("grad_norm")
             now = time.perf_counter()
             seconds, self._since = now - self._since, now
-            tokens = sum(self._tokens(step) for step in range(self._logged, state.global_step))
+            taken = range(self._logged, state.global_step)
+            tokens = sum(self._tokens(step) for step in taken)
             self._logged = state.global_step
             line = {
                 "step": state.global_step,
@@ -124,6 +125,7 @@ def recorder_class() -> Any:
                 "learning_rate": logs["learning_rate"],
                 "grad_norm": length if length is not None and math.isfinite(length) else None,
                 **{name: logs[name] for name in ("accuracy", "margin") if name in logs},
+                "taken": len(taken),
                 "tokens": tokens,
                 "seconds": round(seconds, 3),
             }
@@ -146,10 +148,11 @@ def recorder_class() -> Any:
                 self._held_out(state)
 
         def _held_out(self, state: Any) -> None:
+            begun = time.perf_counter()
             figures = self._evaluate()
             if figures:
                 self._write(state, {"step": state.global_step, "steps": state.max_steps, "held_out": figures})
-            self._since = time.perf_counter()
+            self._since += time.perf_counter() - begun  # the step before it is logged after it
 
         def _write(self, state: Any, line: dict[str, Any]) -> None:
             if not state.is_world_process_zero:

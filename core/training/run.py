@@ -1,7 +1,7 @@
 """A training run from its options to the trained model, in a folder that a killed run goes on from.
 
     run.json      the options: `--run run.json --out NEW` does it again
-    log.jsonl     loss, learning rate, tokens and seconds of each step; held-out figures
+    log.jsonl     loss, learning rate, steps, tokens and seconds since the line before; held-out figures
     loss.png      the same as a picture
     data.json     which data, so that a run goes on with no other
     left-out.txt  rows that are not trained on, where there are any, and why

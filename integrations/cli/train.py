@@ -192,7 +192,7 @@ def _reports(*, quiet: bool) -> Iterator[Reports]:
 
 def _text(entry: dict[str, Any]) -> str:
     speed = entry["tokens"] / max(entry["seconds"], 1e-9)
-    left = (entry["steps"] - entry["step"]) * entry["seconds"]
+    left = (entry["steps"] - entry["step"]) * entry["seconds"] / max(1, entry["taken"])
     hours, minutes = divmod(round(left / 60), 60)
     return (
         f"step {entry['step']}/{entry['steps']}, loss {entry['loss']:.4f}, {speed:,.0f} tokens/s, "

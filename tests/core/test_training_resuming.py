@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,11 +18,12 @@ from training_runs import ROWS, SENTENCES, SMALL, base, curve, rows, tuning, wri
 
 from hanpaca.core.errors import BadInput
 from hanpaca.core.training.options import Options, PreferenceOptions, as_json, from_json
-from hanpaca.core.training.records import last_checkpoint, read_log
+from hanpaca.core.training.records import last_checkpoint, read_log, recorder_class
 from hanpaca.core.training.resuming import alone
 from hanpaca.core.training.run import train
 from hanpaca.core.training.stopping import stopping
 from hanpaca.integrations.cli import main
+from hanpaca.integrations.cli.train import _text
 
 __all__ = ["base", "rows"]
 
@@ -123,6 +125,31 @@ def test_held_out_files_of_one_name_are_told_apart(base: Path, tmp_path: Path) -
     assert set(result.held_out) == set(texts)
 
 
+def test_evaluating_takes_no_time_of_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor from it: a line has the seconds of its own steps, and what is left is reckoned by the step."""
+    now = [0.0]
+    lines: list[dict[str, Any]] = []
+
+    def evaluate() -> dict[str, Any]:
+        now[0] += 100
+        return {"t": {"bits_per_character": 1.0}}
+
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    recorder = recorder_class()(tmp_path, lines.append, evaluate, 2, lambda step: 40)
+    state = SimpleNamespace(global_step=0, max_steps=60, is_world_process_zero=True)
+    args, control = SimpleNamespace(save_steps=1000), SimpleNamespace()
+    recorder.on_train_begin(args, state, control)
+    for step in range(1, 7):
+        now[0] += 30
+        state.global_step = step
+        recorder.on_step_end(args, state, control)
+        if step % 3 == 0:
+            recorder.on_log(args, state, control, {"loss": 1.0, "learning_rate": 0.1})
+    logged = [line for line in lines if "loss" in line]
+    assert [(line["taken"], line["tokens"], line["seconds"]) for line in logged] == [(3, 120, 90)] * 2
+    assert _text(logged[1]) == "step 6/60, loss 1.0000, 1 tokens/s, about 0 h 27 min left"
+
+
 def test_a_file_that_goes_on_after_its_array_is_refused(base: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.json"
     rows.write_text(json.dumps(ROWS[:3]) + "\n" + json.dumps(ROWS[:2]), encoding="utf-8")
@@ -197,6 +224,7 @@ def test_a_stopped_run_loses_no_step(base: Path, rows: Path, tmp_path: Path, sen
 import os, sys
 from contextlib import contextmanager
 from hanpaca.integrations.cli import main
+from hanpaca.integrations.cli.train import _text
 from hanpaca.integrations.cli import train as command
 @contextmanager
 def reports(*, quiet):
