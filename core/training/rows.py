@@ -23,6 +23,8 @@ _ROLES: Mapping[str, Role] = {
 }  # fmt: skip
 _QUESTION, _ANSWER = ("instruction", "prompt", "question"), ("output", "response", "completion", "answer")
 _LISTS = ("messages", "conversations", "conversation")
+_LOST = "\ufffd"
+"""What stands for bytes that could not be decoded."""
 _SHOWN = 5
 Made = TypeVar("Made")
 
@@ -100,8 +102,10 @@ def _read(
         for line, row in _rows(file):
             place = Place(file, line)
             try:
+                if isinstance(row, _BadRow):
+                    raise row
                 if not isinstance(row, dict):
-                    raise _BadRow(row if isinstance(row, str) and row.startswith("no JSON") else "no object")
+                    raise _BadRow("no object")
                 found.append(make(row, place))
             except _BadRow as error:
                 refused.rows.append((place, str(error)))
@@ -118,25 +122,30 @@ def _read(
 
 
 def _rows(file: Path) -> Iterator[tuple[int, Any]]:
-    """(line, row) of a JSON array, or of JSON lines."""
+    """(line, row) of a JSON array, or of JSON lines; a `_BadRow` for what is none, or has lost bytes in reading."""
     if not file.is_file():
         raise BadInput(f"{file} does not exist.", "Give .json or .jsonl files.")
     try:
-        text = decode(file.read_bytes()).text
+        found = decode(file.read_bytes())
     except UnreadableDocument as error:
         raise BadInput(f"{file}: {error.problem}", error.hint) from error
-    if text.lstrip().startswith("["):
-        yield from _array(file, text)
+    damaged = _BadRow(f"it holds bytes that are no {found.encoding}") if found.warnings else None
+    if found.text.lstrip().startswith("["):
+        for number, row, written in _array(file, found.text):
+            yield number, damaged if damaged and _LOST in written else row
         return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
+    for number, line in enumerate(found.text.split("\n"), 1):
+        if damaged and _LOST in line:
+            yield number, damaged
+        elif line.strip():
             try:
                 yield number, json.loads(line)
             except (ValueError, RecursionError) as error:
-                yield number, f"no JSON ({error})"
+                yield number, _BadRow(f"no JSON ({error})")
 
 
-def _array(file: Path, text: str) -> Iterator[tuple[int, Any]]:
+def _array(file: Path, text: str) -> Iterator[tuple[int, Any, str]]:
+    """(line, row, the row as it is written)."""
     decoder, blank = json.JSONDecoder(), " \t\r\n"
     at, line, counted = text.index("[") + 1, 1, 0
     while True:
@@ -150,10 +159,11 @@ def _array(file: Path, text: str) -> Iterator[tuple[int, Any]]:
         line += text.count("\n", counted, at)
         counted = at
         try:
-            row, at = decoder.raw_decode(text, at)
+            row, end = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             raise BadInput(f"{file} is broken JSON after line {line}: {error}.", "Mend the file.") from error
-        yield line, row
+        yield line, row, text[at:end]
+        at = end
 
 
 def _answered(row: dict[str, Any]) -> tuple[Message, ...]:

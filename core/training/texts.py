@@ -16,7 +16,7 @@ from .rows import conversations, first_lines, preferences
 from .sources import Blocks, Examples, Mixed, cached_examples
 
 Hears = Callable[[str], None]
-VERSION = 2
+VERSION = 3
 """Of the examples in the cache."""
 
 
@@ -97,7 +97,8 @@ def instruction_files(paths: Sequence[str]) -> list[Path]:
         path = Path(text)
         if not path.exists():
             raise BadInput(f"{path} does not exist.", "Give .json or .jsonl files, or folders of them.")
-        found += sorted([*path.rglob("*.json"), *path.rglob("*.jsonl")]) if path.is_dir() else [path]
+        inside = (file for file in path.rglob("*") if file.suffix.lower() in (".json", ".jsonl"))
+        found += sorted(inside) if path.is_dir() else [path]
     if not found:
         raise BadInput(f"No .json or .jsonl file in {', '.join(paths)}.", "Give files of conversations.")
     return found

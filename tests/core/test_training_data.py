@@ -17,7 +17,7 @@ from hanpaca.core.training.base import Base, open_base
 from hanpaca.core.training.conversations import ANSWER, FIRST, PROMPT, Encoder
 from hanpaca.core.training.options import FinetuneOptions, PretrainOptions, as_json, from_json, make
 from hanpaca.core.training.rows import conversations, preferences
-from hanpaca.core.training.texts import conversations_source
+from hanpaca.core.training.texts import conversations_source, instruction_files
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -269,6 +269,29 @@ def test_rows_of_an_array_have_the_line_they_begin_in(tmp_path: Path) -> None:
     file.write_text('[\n {"instruction": "问", "output": "答"},\n {\n "instruction": "" ,"output": "答"}\n]')
     with pytest.raises(BadInput, match=r"a\.json, line 3: the instruction is empty"):
         conversations([file])
+
+
+@pytest.mark.parametrize("form", ["lines", "array"])
+def test_rows_with_damaged_bytes_are_bad_rows(tmp_path: Path, form: str) -> None:
+    """Others of the file are well, also one that has the sign for lost bytes in a well file."""
+    lines = [json.dumps({"instruction": "问" * 9, "output": text}, ensure_ascii=False) for text in ("答", "坏", "对")]
+    whole = "\n".join(lines) if form == "lines" else "[" + ",\n".join(lines) + "]"
+    file = tmp_path / "rows.json"
+    file.write_bytes(whole.encode().replace("坏".encode(), "坏".encode()[:2]))
+    with pytest.raises(BadInput, match=r"rows\.json, line 2: it holds bytes that are no utf-8"):
+        conversations([file])
+    found, refused = conversations([file], "skip")
+    assert [row.place.line for row in found] == [1, 3]
+    assert len(refused.rows) == 1
+    file.write_text(whole.replace("坏", "\ufffd"), encoding="utf-8")
+    assert len(conversations([file])[0]) == 3
+
+
+def test_files_of_a_folder_are_found_in_capitals_too(tmp_path: Path) -> None:
+    for name in ("a.json", "B.JSONL", "c.txt", "sub/D.Json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [file.name for file in instruction_files([str(tmp_path)])] == ["B.JSONL", "a.json", "D.Json"]
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"instruction":' + "[" * 100_000], ids=["array", "lines"])
