@@ -157,7 +157,6 @@ def load_model(base: Base, options: Options) -> Any:
             f"transformers cannot load {base.folder}: {why} ({type(error).__name__}).",
             "Check its config.json and its weights.",
         ) from error
-    model.config.use_cache = False
     if options.method == "lora":
         return _with_lora(model, base, options)
     model.requires_grad_(True)

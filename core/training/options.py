@@ -113,6 +113,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for field in fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
             if wrong := wrong_type(getattr(self, field.name), str(field.type)):
                 raise BadInput(f"--{_dashed(field.name)} is {wrong}, not {getattr(self, field.name)!r}.", "Mend it.")
         for name, valid in _CHOICES.items():
@@ -240,15 +241,21 @@ def from_json(file: Path, **changes: Any) -> Options:
 
 
 def make(kind: type[Options], values: Mapping[str, Any]) -> Options:
-    """Options of a kind; lists become tuples. Raises `BadInput` for what is unknown or missing."""
+    """Options of a kind. Raises `BadInput` for what is unknown or missing."""
     known = {field.name: field for field in fields(kind)}
     if unknown := sorted(set(values) - set(known)):
         raise BadInput(f"{', '.join(unknown)}: no option of {kind.kind}.", _valid(known))
     missing = [name for name, field in known.items() if field.default is MISSING and name not in values]
     if missing:
         raise BadInput(f"{kind.kind} needs {', '.join(missing)}.", _valid(known))
-    settled: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-    return kind(**settled)
+    return kind(**values)
+
+
+def _plain(value: Any) -> Any:
+    """As `run.json` can hold it and compare: lists become tuples, and paths texts."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 def _valid(names: Any) -> str:

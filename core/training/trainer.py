@@ -126,8 +126,10 @@ def save_weights(model: Any, folder: Path, state: Any = None) -> None:
 
 def make_trainer(model: Any, batches: Batches, options: Options, run: Path, steps: int, kind: Any = None) -> Any:
     """A Trainer for a run."""
+    cached = model.config.use_cache
     made = (kind or trainer_class())(
         model=model, args=arguments(options, run, steps), train_dataset=batches, data_collator=only
     )
     made.loss_is_scaled_for_ga = True
+    model.config.use_cache = cached  # it is saved with the model; our forward passes say themselves that they need none
     return made

@@ -90,6 +90,9 @@ def test_tuning_learns_and_what_it_saved_has_the_trained_loss(
     assert result.loss < falling[0] - 0.5
     assert (run / "tokenizer.model").read_bytes() == (base / "tokenizer.model").read_bytes()
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    if method == "full":
+        cached = [json.loads((folder / "config.json").read_text())["use_cache"] for folder in (base, run)]
+        assert cached == [True, True]
     assert not list(run.rglob("*.bin")) + list(run.rglob("*.pt*"))
     fresh = load(base) if method == "lora" else load(run)
     untrained = loss_of(load(base), options, tmp_path / "other")

@@ -312,6 +312,11 @@ def test_a_runs_file_gives_the_options_back(tmp_path: Path) -> None:
     assert from_json(tmp_path / "run.json", rank=8).differences(options) == ["rank"]
 
 
+def test_options_take_lists_and_paths() -> None:
+    made = FinetuneOptions(base=Path("b"), data=[Path("x.json"), "y.json"], out=Path("o"), also=[])  # type: ignore[arg-type]
+    assert made == FinetuneOptions(base="b", data=("x.json", "y.json"), out="o", also=())
+
+
 @pytest.mark.parametrize(
     ("values", "match"),
     [
