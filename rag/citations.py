@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .hits import Hit
 from .paths import place_of
 from .sentences import sentences
-from .terms import terms
+from .terms import FUNCTION_TERMS, terms
 
 _MARKER = re.compile(
     r"\s?[\[【［(（]\s*(?:sources?|来源|资料|文献)?\s*[:：#]?\s*(\d{1,3}(?:\s*[,，、;；]\s*\d{1,3})*)\s*[\]】］)）]",
@@ -113,8 +113,9 @@ def of_answer(text: str, cited: Mapping[int, Sequence[int]], hits: Mapping[int, 
 
 
 def supporting(text: str, hits: Mapping[int, Hit]) -> list[int]:
-    """The passages that share an answer's words, for a model that named no source; best first."""
-    said = set(terms(text))
+    """The passages that share an answer's words, but for those that say nothing, such as "the" and "is"; for a model
+    that named no source. Best first."""
+    said = set(terms(text)) - FUNCTION_TERMS
     if not said:
         return []
     shares = {number: len(said & set(terms(hit.text))) / len(said) for number, hit in hits.items()}

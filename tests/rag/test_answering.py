@@ -163,8 +163,9 @@ def test_an_unfaithful_rewrite_is_not_used(library: Library) -> None:
 
 
 def test_an_answer_that_nothing_supports_is_marked(library: Library) -> None:
-    found = answer(library, Scripted("Bananas are yellow."), "What is the capital of Peru?", k=2)
-    assert not found.citations and ENGLISH.unsupported in found.notes
+    for said in ("Bananas are yellow.", "That is the colour of the banana."):  # "the", "is" and "of" support nothing
+        found = answer(library, Scripted(said), "What is the capital of Peru?", k=2)
+        assert not found.citations and ENGLISH.unsupported in found.notes
 
 
 def test_a_small_library_refuses_what_shares_only_function_words(tmp_path: Path) -> None:
