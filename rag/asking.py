@@ -53,6 +53,10 @@ class Asking:
             raise BadInput(f"{mode!r} is not a way to answer.", f"Valid: {', '.join(MODES)}.")
         if mode not in ("auto", "extract") and model is None:
             raise BadInput(f"Answering by {mode} needs a model.", "Give one, or answer by extract.")
+        if not hasattr(library, "check"):
+            raise BadInput(f"{library!r} is no open library.", "Give one of `Library.open`.")
+        if model is not None and not hasattr(model, "stream_chat"):
+            raise BadInput(f"{model!r} is no loaded model.", "Give one of `hanpaca.load`, or None.")
         _check_reader(model, mode, sampling)
         library.check(question, k)
         self.library, self.model, self.k, self.filters = library, model, k, filters

@@ -70,7 +70,7 @@ class LlamaCppOptions:
     """Tokens to guess ahead in each step from what stands in the prompt and the answer; 3 is a good number, 0 none."""
 
     def __post_init__(self) -> None:
-        if self.kv_type not in KV_TYPES:
+        if not isinstance(self.kv_type, str) or self.kv_type not in KV_TYPES:
             raise BadInput(f"kv_type {self.kv_type!r} is not known.", f"Valid: {', '.join(KV_TYPES)}.")
         check_switches(self, "flash_attention", "mmap", "mlock")
         if self.kv_type.startswith("q") and not self.flash_attention:

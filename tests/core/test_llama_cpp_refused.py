@@ -47,7 +47,13 @@ def test_a_full_queue_says_busy(tiny_file):
 
 
 def test_options_are_checked(smollm2):
-    for options in ({"kv_type": "q3"}, {"kv_type": "q8_0", "flash_attention": False}, {"context": 0}, {"threads": "2"}):
+    for options in (
+        {"kv_type": "q3"},
+        {"kv_type": ["q8_0"]},
+        {"kv_type": "q8_0", "flash_attention": False},
+        {"context": 0},
+        {"threads": "2"},
+    ):
         with pytest.raises(BadInput):
             LlamaCppOptions(**options)
 

@@ -226,6 +226,10 @@ def test_what_cannot_be_asked(library: Library, tmp_path: Path) -> None:
         answer(library, None, "What?", mode="stuff")
     with pytest.raises(BadInput, match="question is empty"):
         answer(library, None, " ")
+    with pytest.raises(BadInput, match=r"no loaded model.*hanpaca\.load"):
+        answer(library, "smollm2", "What?")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match=r"no open library.*Library\.open"):
+        answer("library", None, "What?")  # type: ignore[arg-type]
     with Library.open(tmp_path) as empty, pytest.raises(BadInput, match="is empty"):
         answer(empty, None, "What?")
 
