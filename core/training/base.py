@@ -7,6 +7,7 @@ adapter needs a checkpoint to be merged into.
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import warnings
 from collections.abc import Callable, Collection
@@ -117,12 +118,9 @@ def open_base(name: str, run: Path, hears: Hears | None = None, *, main: bool = 
     if path is None:
         raise BadInput(f"{name} is on a server: it cannot be trained.", "Give a checkpoint or a GGUF file.")
     if path.is_file():
-        folder = run / "base"
-        if main and not (folder / "config.json").is_file():
-            if hears:
-                hears(f"Unpacking {path.name} to {folder}")
-            unpack(path, folder, loras=source.loras)
-        path = folder
+        if main:
+            _unpack_once([path, *source.loras], run / "base", hears)
+        path = run / "base"
     checkpoint = Checkpoint.open(path)
     shape = Shape.of(checkpoint.config)
     check_complete(checkpoint, shape)  # transformers would make up what is missing
@@ -136,6 +134,29 @@ def open_base(name: str, run: Path, hears: Hears | None = None, *, main: bool = 
         entry.kind if entry else None,
         entry.template if entry else None,
     )
+
+
+def _unpack_once(files: list[Path], folder: Path, hears: Hears | None) -> None:
+    """Unpack a GGUF file and its adapters, unless the folder has them from a run before. Raises `BadInput` where it has
+    another model."""
+    kept, ours = folder / "unpacked.json", json.dumps([_ending(file) for file in files])
+    if not (folder / "config.json").is_file():
+        if hears:
+            hears(f"Unpacking {files[0].name} to {folder}")
+        unpack(files[0], folder, loras=files[1:])
+        kept.write_text(ours, encoding="utf-8")
+    elif kept.is_file() and kept.read_text(encoding="utf-8") != ours:
+        raise BadInput(
+            f"{folder} was unpacked from another model than {files[0].name}.", "Name another folder with --out."
+        )
+
+
+def _ending(file: Path) -> tuple[int, str]:
+    """Bytes of a file and a hash of its end, where GGUF files have weights: what tells two models of one kind apart."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        opened.seek(max(0, size - 2**20))
+        return size, sha256(opened.read()).hexdigest()
 
 
 def load_model(base: Base, options: Options) -> Any:

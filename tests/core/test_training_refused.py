@@ -51,6 +51,22 @@ def test_a_model_that_lacks_weights_is_not_filled_up_with_random_ones(base: Path
         prepare(tuning(more, rows, tmp_path / "run"))
 
 
+def test_a_run_does_not_begin_on_what_another_gguf_was_unpacked_to(base: Path, rows: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from hanpaca.core.weights.convert import convert
+
+    first = convert(base, tmp_path / "first.gguf", "f32")
+    other = altered(base, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    save_file({name: tensor * 2 for name, tensor in weights.items()}, other / "model.safetensors")
+    second = convert(other, tmp_path / "second.gguf", "f32")
+    prepare(tuning(first, rows, tmp_path / "run"))
+    prepare(tuning(first.rename(tmp_path / "renamed.gguf"), rows, tmp_path / "run"))
+    with pytest.raises(BadInput, match=r"unpacked from another model than second\.gguf"):
+        prepare(tuning(second, rows, tmp_path / "run"))
+
+
 @pytest.mark.parametrize(
     ("config", "match"),
     [
