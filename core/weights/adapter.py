@@ -25,6 +25,15 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 _FULL = re.compile(r"(.+?)(?:\.base_layer|\.modules_to_save(?:\.default)?)?\.(weight|bias)$")
 _LOW_RANK = re.compile(r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B)(?:\.default)?(?:\.weight)?$")
+_OTHER_KINDS = {
+    "use_dora": "DoRA", "alora_invocation_tokens": "aLoRA", "use_qalora": "QALoRA", "use_bdlora": "BD-LoRA",
+    "kasa_config": "KaSA", "monteclora_config": "MonteCLoRA", "arrow_config": "Arrow",
+    "layer_replication": "replicated layers", "fan_in_fan_out": "transposed weights",
+}  # fmt: skip
+"""Settings of PEFT with which a pair is not simply added to its weight, and what they are called."""
+_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+"""PEFT's ways to begin an adapter that leave the base's weights as they are. The others (PiSSA, OLoRA, CorDA, LoftQ,
+LoRA-GA) take something out of the base first, so that adding the pairs to the whole base gives another model."""
 
 
 @dataclass(frozen=True)
@@ -144,10 +153,18 @@ def check_vocabulary(adapter: Adapter, rows: int) -> None:
 
 
 def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
-    if config.get("peft_type", "LORA") != "LORA" or config.get("use_dora") or config.get("fan_in_fan_out"):
-        kind = "DoRA" if config.get("use_dora") else config.get("peft_type", "an unknown kind")
+    kind, start = config.get("peft_type", "LORA"), config.get("init_lora_weights", True)
+    others = [name for key, name in _OTHER_KINDS.items() if config.get(key)]
+    if kind != "LORA" or others:
         raise UnsupportedFeature(
-            f"The adapter {folder} is no plain LoRA ({kind}).", "Merge it with PEFT itself (merge_and_unload)."
+            f"The adapter {folder} is no plain LoRA ({', '.join(others) or kind}).",
+            "Use it with PEFT itself, which can also merge most kinds (merge_and_unload).",
+        )
+    if (start.lower() if isinstance(start, str) else start) not in _PLAIN_STARTS:
+        raise UnsupportedFeature(
+            f"The adapter {folder} was begun as {start!r}, which also changed the base's weights.",
+            "Merge it with PEFT itself (merge_and_unload), or save it there as a plain LoRA "
+            "(path_initial_model_for_weight_conversion).",
         )
 
 

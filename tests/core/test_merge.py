@@ -254,6 +254,30 @@ def test_what_is_no_plain_lora_is_refused(base: Path, tmp_path: Path) -> None:
     refused(base, [tmp_path / "lora"], tmp_path, UnsupportedFeature, "lora_magnitude_vector")
 
 
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({"init_lora_weights": "pissa"}, "begun as 'pissa', which also changed the base"),
+        ({"init_lora_weights": "pissa_niter_4"}, "begun as 'pissa_niter_4'"),
+        ({"init_lora_weights": "olora"}, "begun as 'olora'"),
+        ({"alora_invocation_tokens": [5, 6]}, "no plain LoRA \\(aLoRA\\)"),
+    ],
+    ids=["pissa", "fast-pissa", "olora", "alora"],
+)
+def test_what_does_not_only_add_to_the_base_is_refused(
+    base: Path, tmp_path: Path, config: dict[str, Any], match: str
+) -> None:
+    write_lora(tmp_path / "lora", load(base))
+    edit_json(tmp_path / "lora" / "adapter_config.json", **config)
+    refused(base, [tmp_path / "lora"], tmp_path, UnsupportedFeature, match)
+
+
+@pytest.mark.parametrize("start", ["gaussian", "orthogonal", "mica"])
+def test_beginnings_that_leave_the_base_alone_are_merged(base: Path, tmp_path: Path, start: str) -> None:
+    expected = write_lora(tmp_path / "lora", load(base), init_lora_weights=start)
+    assert_same(merge(base, [tmp_path / "lora"], tmp_path / "out"), expected)
+
+
 def test_a_damaged_adapter_is_said_to_be(base: Path, tmp_path: Path) -> None:
     write_lora(tmp_path / "lora", load(base))
     config = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
