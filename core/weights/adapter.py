@@ -178,6 +178,8 @@ def _pair(name: str, pair: Mapping[str, Tensor], config: Mapping[str, Any]) -> L
     if pair[f"{prefix}A"].shape[0] != rank:
         rank = pair[f"{prefix}A"].shape[0]
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    if not math.isfinite(scale):
+        raise ValueError(f"{name} is scaled by {scale}")
     return LowRank(pair[f"{prefix}A"], pair[f"{prefix}B"], scale, embedding)
 
 

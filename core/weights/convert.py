@@ -20,7 +20,7 @@ from .checkpoint import Checkpoint, Tensor
 from .files import Progress, need_space, new_file, only_replaces
 from .gguf_file import FILE_TYPES, Entry, entry_type, gguf_package, write_head
 from .llama import Shape, heads_to_permute, ordered, read_rope, rope_note
-from .safetensors_file import encode
+from .safetensors_file import check_finite, encode
 from .vocabulary_files import Vocabulary, read_vocabulary
 
 TYPES = tuple(FILE_TYPES)
@@ -166,6 +166,8 @@ def _blocks(source: _Source) -> Iterator[NDArray[Any]]:
         stop = min(start + step, tensor.rows)
         same = tensor.dtype.lower() == type
         rows = tensor.raw(start, stop) if same else tensor.read(start, stop)
+        if same:
+            check_finite(rows, tensor.name)
         if source.heads:
             rows = permuted(rows, (stop - start) * source.heads // tensor.rows)
         yield rows if same else encode_rows(rows, type, tensor.name)
@@ -178,10 +180,9 @@ def permuted(rows: NDArray[Any], heads: int) -> NDArray[Any]:
 
 def encode_rows(rows: NDArray[np.float32], type: str, name: str) -> NDArray[Any]:
     """float32 rows in the file's number format. Raises `BadModelFile` for numbers that are not finite."""
-    if not np.isfinite(rows).all():
-        raise BadModelFile(f"{name} holds numbers that are not finite.", "The checkpoint is broken: fetch it again.")
     if type != "q8_0":
         return encode(rows, type.upper(), name)
+    check_finite(rows, name)
     gguf = gguf_package()
     encoded: NDArray[Any] = gguf.quants.quantize(rows, gguf.GGMLQuantizationType[type.upper()])
     return encoded

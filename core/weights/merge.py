@@ -21,7 +21,7 @@ from .adapter import EMBEDDING, HEAD, Adapter, LowRank, check_vocabulary
 from .checkpoint import Checkpoint, Tensor, read_tensors
 from .convert import BLOCK_BYTES
 from .files import Progress, need_space, new_folder
-from .safetensors_file import encode, write_safetensors
+from .safetensors_file import check_finite, encode, write_safetensors
 from .vocabulary_files import TOKENIZER_FILES, token_count
 
 _KEPT = ("generation_config.json", "LICENSE*", "NOTICE*", "USE_POLICY*", "README.md")
@@ -47,7 +47,9 @@ class _Target:
         if not self.changes and self.source.dtype == self.dtype:
             step = max(1, BLOCK_BYTES // max(1, 4 * self.source.columns))
             for start in range(0, self.source.rows, step):
-                yield self.source.raw(start, min(start + step, self.source.rows))
+                rows = self.source.raw(start, min(start + step, self.source.rows))
+                check_finite(rows, self.name)
+                yield rows
             return
         step = max(1, BLOCK_BYTES // max(1, 8 * self.source.columns))
         for start in range(0, self.source.rows, step):
@@ -199,7 +201,7 @@ def _verify(folder: Path, targets: Mapping[str, _Target]) -> int:
             for change in target.changes:
                 wanted = wanted + change.delta(row, row + 1, np.float64)
             found = written[name].read(row, row + 1)
-            if np.abs(found - wanted).max() > step[target.dtype] * max(1e-3, np.abs(wanted).max()):
+            if not np.abs(found - wanted).max() <= step[target.dtype] * max(1e-3, np.abs(wanted).max()):
                 raise EngineFailure(
                     f"Row {row} of {name} was not written as computed.", "Check the disk and merge again."
                 )

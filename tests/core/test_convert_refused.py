@@ -12,6 +12,7 @@ import pytest
 from checkpoints import edit_json, write_checkpoint
 from converted import copy, refused, small, tokenizer_model
 from native_logits import distance
+from training_runs import write_base
 
 from hanpaca.core.errors import BadInput, BadModelFile, ModelNotFound, UnsupportedFeature
 from hanpaca.core.weights.checkpoint import read_safetensors
@@ -145,6 +146,22 @@ def test_numbers_beyond_f16_are_refused(tmp_path: Path, tokenizer_model: Path) -
     weights["lm_head.weight"][7, 7] = float("nan")
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     refused(folder, tmp_path, BadModelFile, "not finite")
+
+
+@pytest.mark.parametrize(("dtype", "type"), [("float32", "f32"), ("float16", "f16"), ("bfloat16", "bf16")])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_numbers_that_are_not_finite_are_refused_in_every_type(
+    tmp_path: Path, dtype: str, type: str, value: str
+) -> None:
+    """Also where the numbers are only copied, and where they are encoded."""
+    from safetensors.torch import load_file, save_file
+
+    file = write_base(tmp_path / "b") / "model.safetensors"
+    weights = {name: tensor.to(getattr(torch, dtype)) for name, tensor in load_file(file).items()}
+    weights["model.layers.1.mlp.up_proj.weight"][3, 5] = float(value)
+    save_file(weights, file, {"format": "pt"})
+    for into in (type, "q8_0", "f16"):
+        refused(file.parent, tmp_path, BadModelFile, r"layers\.1\.mlp\.up_proj\.weight .* not finite", into)
 
 
 def test_an_interrupted_conversion_leaves_nothing(copy: Path, tmp_path: Path) -> None:

@@ -286,6 +286,25 @@ def test_a_damaged_adapter_is_said_to_be(base: Path, tmp_path: Path) -> None:
         refused(base, [tmp_path / "lora"], tmp_path, BadModelFile, "lora is damaged")
 
 
+def test_numbers_that_are_not_finite_are_refused(base: Path, tmp_path: Path) -> None:
+    write_lora(tmp_path / "lora", load(base))
+    file, config = tmp_path / "lora" / "adapter_model.safetensors", tmp_path / "lora" / "adapter_config.json"
+    edit_json(config, lora_alpha=float("nan"))
+    refused(base, [tmp_path / "lora"], tmp_path, BadModelFile, r"lora is damaged: .*_proj is scaled by nan")
+    edit_json(config, lora_alpha=32)
+    tensors = load_file(file)
+    next(tensor for name, tensor in tensors.items() if "up_proj.lora_A" in name)[1, 2] = float("nan")
+    save_file(tensors, file)
+    refused(base, [tmp_path / "lora"], tmp_path, BadModelFile, r"up_proj\.weight holds numbers that are not finite")
+    write_lora(tmp_path / "other", load(base), target_modules=["q_proj"])
+    copy = shutil.copytree(base, tmp_path / "copy")
+    shard = next(file for file in copy.glob("*.safetensors") if "model.norm.weight" in load_file(file))
+    save_file(load_file(shard) | {"model.norm.weight": torch.full((64,), float("inf"))}, shard, {"format": "pt"})
+    refused(
+        copy, [tmp_path / "other"], tmp_path, BadModelFile, r"model\.norm\.weight holds numbers that are not finite"
+    )
+
+
 def test_missing_files_are_named(base: Path, tmp_path: Path) -> None:
     write_lora(tmp_path / "lora", load(base))
     refused(base, [], tmp_path, BadInput, "No LoRA adapter")
