@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import BadInput, BadModelFile, EngineUnavailable
 from ..weights.checkpoint import read_json
-from ..weights.files import new_file, not_among
+from ..weights.files import new_file, not_among, only_replaces
 
 CHINESE = re.compile(r"[　-〿㐀-䶿一-鿿豈-﫿！-～]+")
 """Chinese characters, their punctuation, and full-width forms."""
@@ -28,9 +28,11 @@ _LETTERS = 131_000
 def extend_merges(base: Path, texts: Iterable[str], out: Path, count: int) -> int:
     """Write the tokenizer.json `base` with up to `count` more tokens learned from `texts`; returns how many.
 
-    Every id and every merge of `base` stays. Raises `BadInput` where the texts hold no pair to merge.
+    Every id and every merge of `base` stays. Raises `BadInput` where the texts hold no pair to merge, and where `out`
+    is there and is no tokenizer.json.
     """
     not_among(out, base)
+    _only_replaces_a_tokenizer(out)
     if not base.is_file():
         raise BadInput(f"There is no file {base}.", "Give the model's own tokenizer.json.")
     table = read_json(base)
@@ -45,6 +47,18 @@ def extend_merges(base: Path, texts: Iterable[str], out: Path, count: int) -> in
     with new_file(out) as partial:
         partial.write_text(json.dumps(table, ensure_ascii=False, indent=1), encoding="utf-8")
     return added
+
+
+def _only_replaces_a_tokenizer(out: Path) -> None:
+    if not out.is_file() or not out.stat().st_size:
+        return
+    only_replaces(out, b"{", kind := "tokenizer.json")
+    try:
+        known = "model" in read_json(out)
+    except BadModelFile:
+        known = False
+    if not known:
+        raise BadInput(f"{out} exists and is no {kind}.", "Name another file to write, or remove it first.")
 
 
 def _learn(base: Path, table: dict[str, Any], texts: Iterable[str], count: int) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, BadModelFile, EngineUnavailable
-from ..weights.files import new_file, not_among
+from ..weights.files import new_file, not_among, only_replaces
 from ..weights.vocabulary_files import CONTROL, NORMAL, UNUSED
 
 EAST_ASIAN = re.compile("[\u2e80-\ud7ff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff]")
@@ -39,12 +39,14 @@ def train_pieces(texts: Iterable[str], out: Path, size: int, *, coverage: float 
     """Train `size` BPE pieces on `texts` (lines) and write them as a sentencepiece model.
 
     Text is taken as it is (no Unicode normalisation, as in LLaMA), digits stand alone, and characters beyond
-    `coverage` (a share of all) become bytes. Raises `BadInput` where the texts do not give so many pieces.
+    `coverage` (a share of all) become bytes. Raises `BadInput` where the texts do not give so many pieces, and where
+    `out` is there and is no sentencepiece model.
     """
     import sentencepiece
 
     if not 0 < coverage <= 1 or size < 300:
         raise BadInput("Coverage lies between 0 and 1, and a model has at least 300 pieces.", "Choose others.")
+    _only_replaces_a_model(out)
     with new_file(out) as partial, partial.open("wb") as file:
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -79,6 +81,7 @@ def merge_pieces(
     Raises `BadInput` where `new` cannot fill `size`.
     """
     not_among(out, base, new)
+    _only_replaces_a_model(out)
     model, extra = read_model(base), read_model(new)
     have = {piece.piece for piece in model.pieces}
     before = len(model.pieces)
@@ -124,6 +127,17 @@ def read_model(path: Path) -> Any:
     if not model.pieces:
         raise BadModelFile(f"{path} is no sentencepiece model: it has no pieces.", "Give one such as tokenizer.model.")
     return model
+
+
+def _only_replaces_a_model(out: Path) -> None:
+    kind = "sentencepiece model"
+    only_replaces(out, b"\n", kind)  # the tag of a model's first piece
+    if not out.is_file() or not out.stat().st_size:
+        return
+    try:
+        read_model(out)
+    except BadModelFile as error:
+        raise BadInput(f"{out} exists and is no {kind}.", "Name another file to write, or remove it first.") from error
 
 
 def _append(model: Any, text: str, kind: int, score: float = PUBLISHED_SCORE) -> None:

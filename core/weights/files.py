@@ -62,6 +62,8 @@ def new_file(path: Path) -> Iterator[Path]:
     """
     if path.is_dir():
         raise BadInput(f"{path} is a folder.", "Name the file to write.")
+    if path.exists() and not path.is_file():
+        raise BadInput(f"{path} is no ordinary file but a device or a pipe.", "Name the file to write.")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -183,3 +184,11 @@ def test_progress_ends_at_its_total(copy: Path, tmp_path: Path) -> None:
 
 def test_distance_is_relative() -> None:
     assert distance(np.array([1.0, 10.0]), np.array([2.0, 10.0])) == pytest.approx(0.1)
+
+
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path: Path) -> None:
+    folder = write_base(tmp_path / "b")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadInput, match="no ordinary file"):
+        convert(folder, tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()

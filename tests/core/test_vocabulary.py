@@ -12,6 +12,7 @@ import pytest
 import sentencepiece
 from checkpoints import write_checkpoint, write_tokenizer
 from test_convert import byte_level_folder
+from training_runs import SENTENCES
 
 from hanpaca.core.engines.llama_cpp import LlamaCppEngine, LlamaCppOptions
 from hanpaca.core.errors import BadInput, BadModelFile
@@ -25,6 +26,8 @@ from hanpaca.core.vocabulary.report import measure
 from hanpaca.core.weights.checkpoint import Checkpoint
 from hanpaca.core.weights.convert import convert
 from hanpaca.integrations.cli import main
+
+TINY = {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}}
 
 
 def processor(path: Path) -> Any:
@@ -130,6 +133,27 @@ def test_what_cannot_be_merged_or_trained_is_refused(llama_model: Path, data: Pa
     (tmp_path / "rows.jsonl").write_text('{"text": "一"}\n{"txet": "二"}\n')
     with pytest.raises(BadInput, match=r"rows\.jsonl, line 2: no text in it\. Give it a field text or content"):
         list(lines(text_files([tmp_path])))
+
+
+def test_only_a_vocabulary_is_overwritten(tmp_path: Path) -> None:
+    """Neither what is read, nor a file of another kind."""
+    text, other = tmp_path / "mine.txt", tmp_path / "keep.json"
+    text.write_text("\n" + "\n".join(SENTENCES * 3), encoding="utf-8")
+    other.write_text('{"mine": 1}')
+    before = text.read_bytes(), other.read_bytes()
+    byte_level = tmp_path / "tokenizer.json"
+    byte_level.write_text(json.dumps(TINY))
+    for file in (text, other):
+        with pytest.raises(BadInput, match=f"{file.name} exists and is no sentencepiece model"):
+            train_pieces(lines([text]), file, 420)
+        with pytest.raises(BadInput, match=f"{file.name} exists and is no tokenizer.json"):
+            extend_merges(byte_level, lines([text]), file, 5)
+    model = train_pieces(lines([text]), tmp_path / "a.model", 420, coverage=0.98)
+    train_pieces(lines([text]), tmp_path / "b.model", 430, coverage=0.98)
+    with pytest.raises(BadInput, match="exists and is no sentencepiece model"):
+        merge_pieces(model, tmp_path / "b.model", other)
+    assert (text.read_bytes(), other.read_bytes()) == before
+    assert train_pieces(lines([text]), model, 420, coverage=0.98) == model
 
 
 def test_texts_in_chinese_encodings_and_json_lines_are_read(tmp_path: Path) -> None:
