@@ -138,12 +138,15 @@ def choose(trials: Sequence[Trial], loss: float) -> Trial:
 
 def _worth_trying(original: Path, types: Sequence[str], tell: Callable[[str], None]) -> list[str]:
     """The types but for the file's own, and for those too large for the free memory. Raises `BadInput` for none."""
-    from .weights.quantize import TYPES, plan
+    from .weights.quantize import TYPES, plan, type_name
 
     own, room = read(original).metadata.get("general.file_type"), available() * RESERVE - WORKING
     why: dict[str, str] = {}
-    for name, size in plan(original, tuple(dict.fromkeys(types))):
-        if TYPES.get(name, -1) == own:  # neither is known of a file without it, nor of Q4_0+BF16
+    sizes = dict(plan(original, types))
+    for name in dict.fromkeys(map(type_name, types)):
+        if (size := sizes.get(name)) is None:
+            why[name] = "llama.cpp cannot make it of this model"
+        elif TYPES.get(name, -1) == own:  # neither is known of a file without it, nor of Q4_0+BF16
             why[name] = "the file has it"
         elif size > room:
             why[name] = f"it takes {gib(size)} of memory and {gib(max(room, 0))} may be used"

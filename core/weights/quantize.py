@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -112,7 +113,9 @@ def plan(model: Path | Shape, types: Sequence[str] = tuple(TYPES)) -> list[tuple
     """(type, bytes) of the file that each type would give, without any weights being read.
 
     `model` is a GGUF file, a checkpoint folder, or a shape (then the file's size lacks a tokenizer, a megabyte or
-    two). A type that needs an importance matrix is planned as if there were one. Takes a second or two.
+    two). A type that needs an importance matrix is planned as if there were one; one that llama.cpp cannot make of this
+    model (Q1_0 where 128 does not divide its rows) is left out. Takes a second or two. Raises `EngineFailure` with
+    llama.cpp's reason where no type is left.
     """
     names = [type_name(type) for type in types]
     with tempfile.TemporaryDirectory() as folder:
@@ -121,9 +124,15 @@ def plan(model: Path | Shape, types: Sequence[str] = tuple(TYPES)) -> list[tuple
         never = Path(folder) / "never"
         jobs = [_job(name, never, dry) for name in names for dry in ("plain", "weighted")]
         with _child(source, jobs, None, None) as messages:
-            logs = [_until_done(messages, job) for job in range(len(jobs))]
-    needy = [_WANTS_IMATRIX in plain for plain in logs[::2]]
-    return [(name, _size(info, logs[2 * i + needy[i]])) for i, name in enumerate(names)]
+            ends = [_end(messages, job) for job in range(len(jobs))]
+    sizes = []
+    for name, plain, weighted in zip(names, ends[::2], ends[1::2], strict=True):
+        end = weighted if _WANTS_IMATRIX in plain.log else plain
+        if not end.failed:
+            sizes.append((name, _size(info, end.log)))
+    if not sizes and ends:
+        raise _failure(ends[0].log)
+    return sizes
 
 
 def needs_imatrix(model: Path | Shape, type: str) -> bool:
@@ -237,23 +246,40 @@ def _messages(stream: IO[bytes], errors: IO[bytes]) -> Iterator[dict[str, Any]]:
     )
 
 
-def _until_done(messages: Iterator[dict[str, Any]], job: int, progress: _Progress | None = None) -> str:
-    """Wait for the end of a job and give its log. Raises `EngineFailure` with llama.cpp's own reason."""
-    log = []
+@dataclass(frozen=True)
+class _End:
+    """What a job said until it was over."""
+
+    log: str
+    failed: bool
+
+
+def _end(messages: Iterator[dict[str, Any]], job: int, progress: _Progress | None = None) -> _End:
+    """Wait for the end of a job. Raises `EngineFailure` where the child ends first."""
+    log: list[str] = []
     for message in messages:
         if message["job"] != job:
             continue
-        if "log" in message:
-            log.append(message["log"])
-            if progress:
-                progress.hear(message["log"])
-        elif message["result"] == 0:
-            break
-        else:
-            reason = _REASON.search("".join(log))
-            why = reason[1].strip() if reason else "no reason given"
-            hint = "Is it this model's importance matrix?" if "imatrix" in why else ""
-            raise EngineFailure(f"llama.cpp cannot quantize this: {why}.", hint)
+        if "result" in message:
+            return _End("".join(log), message["result"] != 0)
+        log.append(message["log"])
+        if progress:
+            progress.hear(message["log"])
+    raise AssertionError("the child's messages end with an error")
+
+
+def _until_done(messages: Iterator[dict[str, Any]], job: int, progress: _Progress | None = None) -> str:
+    """Wait for the end of a job and give its log. Raises `EngineFailure` with llama.cpp's own reason."""
+    end = _end(messages, job, progress)
+    if end.failed:
+        raise _failure(end.log)
     if progress:
         progress.finish()
-    return "".join(log)
+    return end.log
+
+
+def _failure(log: str) -> EngineFailure:
+    reason = _REASON.search(log)
+    why = reason[1].strip() if reason else "no reason given"
+    hint = "Is it this model's importance matrix?" if "imatrix" in why else ""
+    return EngineFailure(f"llama.cpp cannot quantize this: {why}.", hint)

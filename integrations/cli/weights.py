@@ -152,10 +152,13 @@ def extract(argv: list[str]) -> int:
 
 
 def _plan(source: Path, types: Sequence[str] | Mapping[str, int], json: bool) -> int:
-    from ...core.weights.quantize import plan
+    from ...core.weights.quantize import plan, type_name
 
     shape = None if source.exists() else _shape_of(str(source))
     sizes = plan(shape or source, list(types))
+    made = {kind for kind, _ in sizes}
+    if missing := [name for name in map(type_name, types) if name not in made]:
+        note(f"llama.cpp cannot make of this model: {', '.join(missing)}.")
     if json:
         as_json({"types": [{"type": kind, "bytes": bytes_} for kind, bytes_ in sizes]})
         return 0

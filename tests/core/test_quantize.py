@@ -66,6 +66,16 @@ def test_the_plan_for_7b_equals_the_published_table() -> None:
         assert found[name] == pytest.approx(nbytes, rel=0.001), name
 
 
+def test_a_plan_leaves_out_what_the_model_cannot_be_made_into() -> None:
+    """Rows of 576 numbers, as in SmolLM2: no multiple of 128 (Q1_0), nor of the 256 of most types, which fall back."""
+    narrow = Shape(layers=2, hidden=576, ffn=1536, heads=9, kv_heads=3, vocabulary=512, head_dim=64, tied=True)
+    found = dict(plan(narrow))
+    assert "Q1_0" not in found and {"F16", "Q4_0", "Q4_K_M", "IQ4_NL", "Q2_K"} <= found.keys()
+    assert plan(narrow, ["Q1_0", "Q4_0"]) == [("Q4_0", found["Q4_0"])]
+    with pytest.raises(EngineFailure, match="fallback"):
+        plan(narrow, ["Q1_0"])
+
+
 def test_the_types_are_llama_cpps() -> None:
     import llama_cpp
 

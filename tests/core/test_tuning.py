@@ -71,6 +71,15 @@ def test_a_file_that_does_not_tell_its_type_has_none_of_them(source, monkeypatch
     assert tuning._worth_trying(source.path, wanted, print) == wanted
 
 
+def test_a_type_that_this_model_cannot_have_is_left_out(tmp_path, monkeypatch):
+    """Q1_0 goes in 128 numbers, and these rows have 64."""
+    path = gguf_files.write_gguf(tmp_path / "m.gguf", shape=gguf_files.Shape(hidden=64))
+    monkeypatch.setattr(tuning, "available", lambda: 2**40)
+    heard: list[str] = []
+    assert tuning._worth_trying(path, ["q1_0", "Q4_0"], heard.append) == ["Q4_0"]
+    assert heard == ["Q1_0 is left out: llama.cpp cannot make it of this model"]
+
+
 def test_the_file_of_a_type_that_lost_is_deleted_at_once(source, monkeypatch):
     rates = {"as it is": 2.0, "Q4_0": 4.0, "Q8_0": 3.0, "F16": 5.0}
     there = []

@@ -38,6 +38,8 @@ def test_the_plan_of_every_type_without_weights(run: Run, checkpoint: Path, gguf
     text = run("quantize", "--plan", "chinese-llama-2-13b", "q4_k", "F16").out
     assert text.splitlines()[1].split()[0] == "Q4_K_M"
     assert "24.69 GiB" in text
+    small = run("quantize", "--plan", "smollm2")
+    assert "Q4_K_M" in small.out and "Q1_0" not in small.out and "cannot make of this model: Q1_0" in small.err
     assert run("quantize", checkpoint, "--plan").code == run("quantize", "--plan", gguf, "q8_0").code == 0
 
 
