@@ -25,6 +25,7 @@ from ..errors import BadInput, BadModelFile
 from ..gguf_header import MAGIC, GGUFInfo, read
 from ..weights.files import new_file, only_replaces
 from ..weights.imatrix import Importance, write_imatrix
+from ..weights.quantize import check_threads
 
 TOKENS = 4096
 """More tokens of the same texts give the same quality, within what one text differs from another."""
@@ -64,8 +65,7 @@ def write_importance(
     """
     if tokens < LEAST:
         raise BadInput(f"An importance matrix needs at least {LEAST} tokens, not {tokens}.", f"{TOKENS} are enough.")
-    if threads is not None and threads < 1:
-        raise BadInput(f"threads must be at least 1, not {threads}.")
+    check_threads(threads)
     info = read(model)
     readers = _readers(info)
     _only_replaces_its_kind(out)

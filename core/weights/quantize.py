@@ -70,6 +70,12 @@ def _job(name: str, dst: Path, dry: str | None) -> dict[str, Any]:
     return {"ftype": TYPES[kind], "output": OUTPUT_TYPES.get(output), "dst": str(dst), "dry": dry}
 
 
+def check_threads(threads: int | None) -> None:
+    """Raise `BadInput` for a number of threads that llama.cpp would take for another one, or die of."""
+    if threads is not None and not 1 <= threads <= 1024:
+        raise BadInput(f"threads must be 1 to 1024, not {threads}.", "Leave it out for one for each core.")
+
+
 def quantize(
     src: Path,
     dst: Path,
@@ -86,6 +92,8 @@ def quantize(
     importance matrix or too little disk, `BadModelFile` for a broken source, `EngineFailure` with llama.cpp's reason.
     """
     name, src, dst = type_name(type), Path(src), Path(dst)
+    imatrix = None if imatrix is None else Path(imatrix)
+    check_threads(threads)
     info = _source(src)
     if dst.exists() and dst.samefile(src):
         raise BadInput("The output is the input.", "Name another file.")
@@ -157,6 +165,7 @@ def _hollow(model: Path | Shape, folder: Path) -> Path:
     """A GGUF file with the model's table of tensors."""
     if isinstance(model, Shape):
         return _shape_only(model, folder / "shape.gguf")
+    model = Path(model)
     if model.is_dir():
         write_hollow(model, folder / "hollow.gguf")
         return folder / "hollow.gguf"

@@ -75,6 +75,8 @@ def quantize(argv: list[str]) -> int:
     parser.add_argument("--threads", type=int, metavar="N")
     add_json(parser)
     found = parser.parse(argv)
+    if found.plan and (found.imatrix is not None or found.threads is not None):
+        parser.error("--plan computes nothing: leave out --imatrix and --threads")
     if found.plan:
         wanted = [text for text in (found.out, found.type) if text is not None]
         return _plan(found.source, [str(text) for text in wanted] or quantizing.TYPES, found.json)

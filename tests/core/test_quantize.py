@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -20,6 +21,7 @@ from gguf_files import write_gguf
 
 from hanpaca.core import gguf_header
 from hanpaca.core.errors import BadInput, BadModelFile, EngineFailure, ModelNotFound
+from hanpaca.core.evaluation.importance import write_importance
 from hanpaca.core.weights.convert import convert
 from hanpaca.core.weights.imatrix import read_imatrix
 from hanpaca.core.weights.llama import Shape
@@ -245,6 +247,20 @@ def test_too_little_disk_is_said_before_writing(source: Path, tmp_path: Path, mo
     with pytest.raises(BadInput, match="Not enough disk space"):
         quantize(source, tmp_path / "out" / "m.gguf", "Q8_0")
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("threads", [-3, 0, 1025, 10**11])
+def test_a_number_of_threads_that_cannot_be_is_refused(source: Path, tmp_path: Path, threads: int) -> None:
+    with pytest.raises(BadInput, match="threads must be 1 to 1024"):
+        quantize(source, tmp_path / "m.gguf", "Q8_0", threads=threads)
+    with pytest.raises(BadInput, match="threads must be 1 to 1024"):
+        write_importance(source, tmp_path / "i.gguf", threads=threads)
+
+
+def test_paths_may_be_texts(source: Path, importance: Path, tmp_path: Path) -> None:
+    texts: list[Any] = [str(path) for path in (source, tmp_path / "m.gguf", importance)]
+    out = quantize(texts[0], texts[1], "Q4_0", imatrix=texts[2])
+    assert plan(texts[0], ["Q4_0"])[0][1] == pytest.approx(out.stat().st_size, abs=300)
 
 
 def test_a_broken_source_is_refused(source: Path, tmp_path: Path) -> None:

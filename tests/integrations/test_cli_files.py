@@ -51,6 +51,7 @@ def test_quantize_refuses_what_cannot_be(run: Run, gguf: Path, tmp_path: Path) -
     refused(run("quantize", "--plan", "chinese-alpca-2-7b"), "Near names")
     refused(run("quantize", "--plan", "./none.gguf"), "none.gguf")
     refused(run("quantize", gguf, "out.gguf", "IQ1_S"), "importance matrix")
+    refused(run("quantize", "--plan", gguf, "--threads", "2"), "leave out --imatrix and --threads")
     assert not list(tmp_path.glob("*.gguf"))
     assert run("quantize", gguf, "out.gguf", "q4_k").code == 0
 
