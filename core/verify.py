@@ -143,7 +143,7 @@ def _template_of(folder: Path) -> str | None:
 
 
 def _adapter(path: Path, facts: dict[str, Any], problems: list[str]) -> None:
-    from .weights.adapter import EMBEDDING, HEAD, Adapter
+    from .weights.adapter import EMBEDDING, HEAD, SPARE_ROWS, Adapter
     from .weights.vocabulary_files import token_count
 
     found = Adapter.open(path)
@@ -157,7 +157,7 @@ def _adapter(path: Path, facts: dict[str, Any], problems: list[str]) -> None:
         "vocabulary": _vocabulary_text(next(iter(rows.values()), tokens or 0)),
     }
     for name, count in rows.items():
-        if tokens is not None and count != tokens:
+        if tokens is not None and not 0 <= count - tokens < SPARE_ROWS:
             problems.append(f"{name} has {count:,} rows, but the tokenizer {tokens:,}: they do not belong together.")
 
 

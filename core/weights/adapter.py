@@ -22,6 +22,8 @@ from .checkpoint import Tensor, read_json, read_tensors, sound
 from .vocabulary_files import token_count
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+SPARE_ROWS = 128
+"""Fewer rows than that may stand behind the last token: vocabularies are rounded up."""
 
 _FULL = re.compile(r"(.+?)(?:\.base_layer|\.modules_to_save(?:\.default)?)?\.(weight|bias)$")
 _LOW_RANK = re.compile(r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B)(?:\.default)?(?:\.weight)?$")
@@ -145,7 +147,7 @@ def check_vocabulary(adapter: Adapter, rows: int) -> None:
             f"{adapter.folder.name} was trained on a vocabulary of {tokens}; the model has {rows}.",
             "Merge the adapter that brings the larger vocabulary first.",
         )
-    if mine is not None and tokens is not None and not 0 <= mine - tokens < 128:
+    if mine is not None and tokens is not None and not 0 <= mine - tokens < SPARE_ROWS:
         raise BadInput(
             f"The tokenizer in {adapter.folder.name} has {tokens} tokens and its embedding {mine} rows.",
             "It is the wrong tokenizer for this adapter: put the one it was trained with into its folder.",

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from checkpoints import write_checkpoint
 from gguf_files import CHATML, Shape, write_gguf
+from training_runs import write_base
 
 from hanpaca.core.errors import ModelNotFound
 from hanpaca.core.verify import verify
@@ -112,6 +114,21 @@ def test_a_checkpoint_whose_config_is_another_models(tmp_path: Path) -> None:
     assert problems[0].startswith("9 weights are missing, the first is model.layers.2.")
     assert "model.embed_tokens.weight is (320, 64), but config.json makes it (49954, 64)." in problems
     assert "Chinese-Alpaca, the first generation" in problems[-1]
+
+
+def test_an_adapter_may_have_rows_to_spare(tmp_path: Path) -> None:
+    """As `vocab grow` makes them: 448 rows for 420 tokens."""
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    shutil.copyfile(write_base(tmp_path / "b") / "tokenizer.model", lora / "tokenizer.model")
+    (lora / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 8}')
+    for rows, right in ((448, True), (419, False), (420 + 128, False)):
+        name = "base_model.model.lm_head.weight"
+        save_file({name: torch.zeros(rows, 32)}, lora / "adapter_model.safetensors")
+        assert verify(lora).ok == right
 
 
 def test_nothing_there(tmp_path: Path) -> None:
