@@ -37,12 +37,16 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise BadInput(f"{path} does not exist.", "Give text files, or folders that hold them.")
-        inside = sorted(file for suffix in SUFFIXES for file in path.rglob(f"*{suffix}")) if path.is_dir() else [path]
+        inside = _inside(path) if path.is_dir() else [path]
         found += [file for file in inside if file not in found]
     if not found:
         named = ", ".join(map(str, paths))
         raise BadInput(f"No {' or '.join(SUFFIXES)} file in {named}.", "Give text files, or folders that hold them.")
     return found
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
 
 
 def lines(files: Sequence[Path]) -> Iterator[str]:
@@ -56,19 +60,24 @@ def lines(files: Sequence[Path]) -> Iterator[str]:
 def documents(files: Sequence[Path]) -> Iterator[Document]:
     """Each JSON line's text, and each text file: whole, or a very large one in parts of whole lines.
 
-    The encoding is found by the rule of `core.encodings`. Raises `BadInput` with file and line for what is no text.
+    The encoding is found by the rule of `core.encodings`, and lines of texts end in a line feed alone. Raises
+    `BadInput` with file and line for what is no text.
     """
     for file in files:
-        if file.suffix == ".jsonl":
-            yield from _json_lines(file)
-            continue
-        encoding = None
-        if file.stat().st_size > _WHOLE:
-            with file.open("rb") as stream:
-                encoding = _decoded(file, stream.read(_SAMPLE))[1]
-            yield from _parts(file, _CODECS.get(encoding, encoding))
+        if file.suffix.lower() == ".jsonl":
+            yield from _json_lines(file, _codec(file))
+        elif file.stat().st_size > _WHOLE:
+            yield from _parts(file, _codec(file))
         else:
-            yield Document(_decoded(file, file.read_bytes())[0], file, 1)
+            text = _decoded(file, file.read_bytes())[0]
+            yield Document(text.replace("\r\n", "\n").replace("\r", "\n"), file, 1)
+
+
+def _codec(file: Path) -> str:
+    """The encoding of a file's beginning."""
+    with file.open("rb") as stream:
+        encoding = _decoded(file, stream.read(_SAMPLE))[1]
+    return _CODECS.get(encoding, encoding)
 
 
 def _decoded(file: Path, data: bytes) -> tuple[str, str]:
@@ -79,38 +88,41 @@ def _decoded(file: Path, data: bytes) -> tuple[str, str]:
     return found.text, found.encoding
 
 
+def _lines_of(file: Path, encoding: str) -> Iterator[str]:
+    with file.open(encoding=encoding) as stream:
+        try:
+            yield from stream
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{file} is not {encoding} text throughout.", "Save it as UTF-8.") from error
+
+
 def _parts(file: Path, encoding: str, size: int = 64 << 20) -> Iterator[Document]:
     held: list[str] = []
     length = first = 0
-    with file.open(encoding=encoding) as stream:
-        try:
-            for number, line in enumerate(stream):
-                held.append(line)
-                length += len(line)
-                if length >= size:
-                    yield Document("".join(held), file, first + 1)
-                    held, length, first = [], 0, number + 1
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{file} is not {encoding} text throughout.", "Save it as UTF-8.") from error
+    for number, line in enumerate(_lines_of(file, encoding)):
+        held.append(line)
+        length += len(line)
+        if length >= size:
+            yield Document("".join(held), file, first + 1)
+            held, length, first = [], 0, number + 1
     if held:
         yield Document("".join(held), file, first + 1)
 
 
-def _json_lines(file: Path) -> Iterator[Document]:
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except ValueError as error:
-                raise BadInput(f"{file}, line {number}: no JSON ({error}).", "One object in each line.") from error
-            text = next((row[name] for name in TEXT_FIELDS if name in row), None) if isinstance(row, dict) else None
-            if not isinstance(text, str):
-                raise BadInput(f"{file}, line {number}: no text in it.", f"Give it a field {' or '.join(TEXT_FIELDS)}.")
-            if any("\ud800" <= character <= "\udfff" for character in text):
-                raise BadInput(
-                    f"{file}, line {number}: its text holds half of a character (a surrogate).",
-                    "Mend or remove the line.",
-                )
-            yield Document(text, file, number)
+def _json_lines(file: Path, encoding: str) -> Iterator[Document]:
+    for number, line in enumerate(_lines_of(file, encoding), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise BadInput(f"{file}, line {number}: no JSON ({error}).", "One object in each line.") from error
+        text = next((row[name] for name in TEXT_FIELDS if name in row), None) if isinstance(row, dict) else None
+        if not isinstance(text, str):
+            raise BadInput(f"{file}, line {number}: no text in it.", f"Give it a field {' or '.join(TEXT_FIELDS)}.")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise BadInput(
+                f"{file}, line {number}: its text holds half of a character (a surrogate).",
+                "Mend or remove the line.",
+            )
+        yield Document(text, file, number)

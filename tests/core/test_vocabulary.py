@@ -18,7 +18,7 @@ from hanpaca.core.engines.llama_cpp import LlamaCppEngine, LlamaCppOptions
 from hanpaca.core.errors import BadInput, BadModelFile
 from hanpaca.core.gguf_header import read, rope_of
 from hanpaca.core.vocabulary.byte_level import extend_merges
-from hanpaca.core.vocabulary.corpus import lines, text_files
+from hanpaca.core.vocabulary.corpus import documents, lines, text_files
 from hanpaca.core.vocabulary.grow import Start, grow
 from hanpaca.core.vocabulary.pieces import EAST_ASIAN, merge_pieces, read_model, train_pieces
 from hanpaca.core.vocabulary.replaced import replaced_tokens
@@ -161,6 +161,16 @@ def test_texts_in_chinese_encodings_and_json_lines_are_read(tmp_path: Path) -> N
         (tmp_path / f"{number}.txt").write_text("中國人民的文字，在這裡。\n\n第二行", encoding=encoding)
     (tmp_path / "9.jsonl").write_text('{"text": "中國人民的文字，在這裡。\\n第二行"}\n\n', encoding="utf-8")
     assert list(lines(text_files([tmp_path]))) == ["中國人民的文字，在這裡。", "第二行"] * 5
+
+
+def test_line_ends_capital_suffixes_and_encodings_of_json_lines(tmp_path: Path) -> None:
+    (tmp_path / "A.TXT").write_bytes(b"one\r\ntwo\rthree\n")
+    row = '{"text": "中國人民的文字，在這裡。"}\r\n{"text": "中國人民的第二行文字"}\n'
+    for name, encoding in (("b.jsonl", "gb18030"), ("c.JSONL", "utf-16"), ("d.jsonl", "utf-8-sig")):
+        (tmp_path / name).write_bytes(row.encode(encoding))
+    found = list(documents(text_files([tmp_path])))
+    assert found[0].text == "one\ntwo\nthree\n"
+    assert [document.text for document in found[1:]] == ["中國人民的文字，在這裡。", "中國人民的第二行文字"] * 3
 
 
 # -- byte-level BPE ------------------------------------------------------------------------------------------------
