@@ -175,6 +175,8 @@ def _pair(name: str, pair: Mapping[str, Tensor], config: Mapping[str, Any]) -> L
     prefix = "lora_embedding_" if embedding else "lora_"
     if set(pair) != {f"{prefix}A", f"{prefix}B"}:
         raise BadInput(f"The adapter has only one half of the pair for {name}.", "It is broken: save it again.")
+    if pair[f"{prefix}A"].shape[0] != pair[f"{prefix}B"].shape[1]:
+        raise ValueError(f"the halves of the pair for {name} differ in rank")
     rank = _of_pattern(config.get("rank_pattern"), name, config["r"])
     alpha = _of_pattern(config.get("alpha_pattern"), name, config.get("lora_alpha", config["r"]))
     if pair[f"{prefix}A"].shape[0] != rank:

@@ -109,6 +109,13 @@ def test_a_damaged_adapter_is_said_to_be(base: Path, tmp_path: Path) -> None:
         refused(base, [tmp_path / "lora"], tmp_path, BadModelFile, "lora is damaged")
 
 
+def test_halves_of_two_ranks_are_refused(base: Path, tmp_path: Path) -> None:
+    write_lora(tmp_path / "lora", load(base))
+    file = tmp_path / "lora" / "adapter_model.safetensors"
+    save_file({n: t[:3].clone() if "up_proj.lora_A" in n else t for n, t in load_file(file).items()}, file)
+    refused(base, [tmp_path / "lora"], tmp_path, BadModelFile, r"up_proj differ in rank")
+
+
 def test_numbers_that_are_not_finite_are_refused(base: Path, tmp_path: Path) -> None:
     write_lora(tmp_path / "lora", load(base))
     file, config = tmp_path / "lora" / "adapter_model.safetensors", tmp_path / "lora" / "adapter_config.json"
