@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import suppress
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import Busy
@@ -19,12 +21,28 @@ if TYPE_CHECKING:
     import asyncio
 
 T = TypeVar("T")
+PATIENCE = 0.05
+"""Seconds until a full queue, which others fill, is looked at again."""
+_line: ContextVar[tuple[threading.Lock, asyncio.Lock] | None] = ContextVar("line", default=None)
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """For batches that are called one by one: what is asked for in here, also in tasks and threads that begin in here,
+    stands in line for room in a full queue, where others hear `Busy`."""
+    import asyncio
+
+    token = _line.set((threading.Lock(), asyncio.Lock()))
+    try:
+        yield
+    finally:
+        _line.reset(token)
 
 
 def stream(engine: Engine, request: Request) -> Generator[Delta]:
     """Deltas as they come. Closing the iterator stops the work."""
     heard: queue.SimpleQueue[Delta | BaseException] = queue.SimpleQueue()
-    handle = engine.submit(request, heard.put)
+    handle = _admitted(lambda: engine.submit(request, heard.put))
     try:
         while True:
             event = heard.get()
@@ -43,7 +61,9 @@ async def astream(engine: Engine, request: Request) -> AsyncGenerator[Delta]:
 
     heard: asyncio.Queue[Delta | BaseException] = asyncio.Queue()
     hear = _threadsafe(asyncio.get_running_loop(), heard.put_nowait)
-    handle = await off_loop(lambda: engine.submit(request, hear), undo=lambda handle: handle.cancel())
+    handle = await _aadmitted(
+        lambda: off_loop(lambda: engine.submit(request, hear), undo=lambda handle: handle.cancel())
+    )
     try:
         while True:
             event = await heard.get()
@@ -60,8 +80,10 @@ def complete(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
     """Whole answers of a batch, in order. The first error ends them all. A batch may be longer than the queue."""
     gathering = _Gathering(requests)
     try:
-        while gathering.submit(engine):
+        more = _admitted(lambda: gathering.submit(engine))
+        while more:
             gathering.ended.acquire(timeout=gathering.patience)
+            more = gathering.submit(engine)
         return gathering.results()
     finally:
         gathering.cancel()
@@ -73,14 +95,48 @@ async def acomplete(engine: Engine, requests: Sequence[Request]) -> list[Complet
 
     gathering, ended = _Gathering(requests), asyncio.Semaphore(0)
     gathering.on_end = _threadsafe(asyncio.get_running_loop(), lambda _: ended.release())
+
+    def submit() -> Awaitable[bool]:
+        return off_loop(lambda: gathering.submit(engine), undo=lambda _: gathering.cancel())
+
     try:
-        while await off_loop(lambda: gathering.submit(engine), undo=lambda _: gathering.cancel()):
+        more = await _aadmitted(submit)
+        while more:
             with suppress(TimeoutError):
                 async with asyncio.timeout(gathering.patience):
                     await ended.acquire()
+            more = await submit()
         return gathering.results()
     finally:
         gathering.cancel()
+
+
+def _admitted(submit: Callable[[], T]) -> T:
+    """What `submit` returns; in `waiting` only once there is room."""
+    line = _line.get()
+    if line is None:
+        return submit()
+    with line[0]:  # the others wait without asking
+        while True:
+            try:
+                return submit()
+            except Busy:
+                time.sleep(PATIENCE)
+
+
+async def _aadmitted(submit: Callable[[], Awaitable[T]]) -> T:
+    """`_admitted` without blocking the event loop."""
+    import asyncio
+
+    line = _line.get()
+    if line is None:
+        return await submit()
+    async with line[1]:
+        while True:
+            try:
+                return await submit()
+            except Busy:
+                await asyncio.sleep(PATIENCE)
 
 
 class _Gathering:
@@ -111,7 +167,7 @@ class _Gathering:
                 if not index:
                     raise
                 if not under_way:
-                    self.patience = 0.05  # others fill the queue: look again
+                    self.patience = PATIENCE  # others fill the queue: look again
                 break  # the end of one of ours makes room
         return self._error is None and self._open > 0
 

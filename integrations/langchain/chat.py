@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import Any, Self, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -11,13 +11,14 @@ from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel
 
 from ...core import Completion, Message, Model, Sampling
 from ...core.adapting import refuse_unknown
+from ...core.engines.streams import waiting
 from ...core.errors import BadInput
 from .messages import as_chunk, logprobs_of, response_metadata, to_chunk, to_messages, usage_metadata
 from .options import SAMPLING, ModelOptions
@@ -118,6 +119,21 @@ class ChatHanpaca(ModelOptions, BaseChatModel):
         """
         given = {"tools": tools, "tool_choice": tool_choice, **kwargs}
         return bound(self, given, allowed=self.tool_calling, valid=CALL_SETTINGS)
+
+    def batch(self, *args: Any, **kwargs: Any) -> list[AIMessage]:
+        """LangChain's own, whose calls wait for room in the engine's queue; a single call hears `Busy`."""
+        with waiting():
+            return super().batch(*args, **kwargs)
+
+    async def abatch(self, *args: Any, **kwargs: Any) -> list[AIMessage]:
+        """As `batch`."""
+        with waiting():
+            return await super().abatch(*args, **kwargs)
+
+    async def agenerate(self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any) -> LLMResult:
+        """LangChain's own; several conversations are a batch."""
+        with waiting() if len(messages) > 1 else nullcontext():
+            return cast(LLMResult, await super().agenerate(messages, *args, **kwargs))
 
     def _asked(self, messages: list[BaseMessage], stop: list[str] | None, given: dict[str, Any]) -> _Asked:
         given = {name: value for name, value in given.items() if name != "stream"}

@@ -22,7 +22,7 @@ from langchain_core.rate_limiters import BaseRateLimiter
 from loops import ENDLESS, EXACT, chatml_model, chinese_model, crowd, slow, stops_soon, ticking, wire
 
 from hanpaca.core import model as core_model
-from hanpaca.core.errors import ContextOverflow, TimedOut, UnsupportedFeature
+from hanpaca.core.errors import Busy, ContextOverflow, TimedOut, UnsupportedFeature
 from hanpaca.integrations.langchain import ChatHanpaca, HanpacaLLM
 
 USUAL = {"temperature": 0, "max_tokens": 24, "load_options": EXACT}
@@ -71,6 +71,17 @@ async def test_batches_are_together_and_max_concurrency_is_kept(
     counted = crowd(text_model.loaded().engine, monkeypatch)
     text_model.batch(QUESTIONS)
     assert counted.most > 2
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_batch_may_be_longer_than_the_queue_and_a_single_call_hears_busy(chat: Chat, streaming: bool) -> None:
+    model = chat(max_tokens=2, load_options={**EXACT, "running": 1, "queue": 1}, streaming=streaming)
+    assert all(answer.text for answer in await model.abatch(QUESTIONS))
+    assert all(answer.text for answer in model.batch(QUESTIONS))
+    told = await model.agenerate([[HumanMessage(question)] for question in QUESTIONS])
+    assert len(told.generations) == len(QUESTIONS)
+    alone = await asyncio.gather(*map(model.ainvoke, QUESTIONS), return_exceptions=True)
+    assert any(isinstance(answer, Busy) for answer in alone)
 
 
 def test_two_objects_share_the_weights(chat: Chat, llm: Text) -> None:
