@@ -64,6 +64,8 @@ class Answer:
     """What was searched for: the question, made whole where it leaned on the history."""
     hits: list[Hit] = field(default_factory=list)
     """The passages it was made from, by their source numbers from 1."""
+    finish_reason: str = "stop"
+    """`length` where max_tokens cut off what a model wrote; see `core.engines.base.FINISH_REASONS`."""
 
 
 Event = AnswerDelta | Answer

@@ -69,6 +69,7 @@ class Asking:
         self.mode, self.choice = choose(model, self.language) if mode == "auto" else (mode, [])
         self.notes = list(self.choice)
         self.usage = Usage()
+        self.finish_reason = "stop"
         self.abstain, self.rerank = abstain, rerank
         self._window = Window(model, sampling) if model else None
 
@@ -118,10 +119,11 @@ class Asking:
     def write(self, messages: Sequence[Message], numbered: Mapping[int, Hit]) -> Iterator[Event]:
         """Stream the final answer, its source numbers checked. Raises `WroteNothing`."""
         assert self.model is not None
-        marks, held = Marks(numbered), ""
+        marks, held, reason = Marks(numbered), "", "stop"
         for delta in self.model.stream_chat(messages, self.window.sampling()):
             if delta.usage is not None:
                 self.count(delta.usage)
+            reason = delta.finish_reason or reason
             held += marks.feed(delta.text)
             if held and marks.text.strip():  # before its first word it may still write nothing
                 yield AnswerDelta(held)
@@ -129,6 +131,7 @@ class Asking:
         held += marks.finish()
         if not marks.text.strip():
             raise WroteNothing
+        self.finish_reason = reason
         if held:
             yield AnswerDelta(held)
         yield self._checked(marks, numbered)
@@ -149,7 +152,8 @@ class Asking:
 
     def answer(self, text: str, cited: list[Citation], hits: list[Hit], refused: bool = False) -> Answer:
         """The answer as it is given out, with all that was noted on the way."""
-        return Answer(text, cited, self.mode, self.notes, refused, self.usage, self.question, hits)
+        told = (refused, self.usage, self.question, hits, self.finish_reason)
+        return Answer(text, cited, self.mode, self.notes, *told)
 
 
 def _check_reader(model: ChatModel | None, mode: str, sampling: Sampling) -> None:

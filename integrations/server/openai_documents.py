@@ -40,7 +40,7 @@ async def answer_from_documents(
         answer = await while_connected(request, _last(events))
         service.metrics.count(answer.usage)
         said = {"role": "assistant", "content": answer.text, "refusal": None}
-        choice = {"index": 0, "message": said, "logprobs": None, "finish_reason": "stop"}
+        choice = {"index": 0, "message": said, "logprobs": None, "finish_reason": answer.finish_reason}
         return JSONResponse(heading.whole([choice], answer.usage, **about(answer)))
     try:
         first = await while_connected(request, anext(events))
@@ -98,7 +98,7 @@ async def _pieces(
                     yield event(heading.piece([heading.change(0, item.text, None)]))
                 else:
                     service.metrics.count(item.usage)
-                    yield event(heading.piece([heading.change(0, "", "stop")], **about(item)))
+                    yield event(heading.piece([heading.change(0, "", item.finish_reason)], **about(item)))
                     if with_usage:
                         yield event(heading.piece([], item.usage))
                 item = await anext(events, None)

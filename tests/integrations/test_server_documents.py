@@ -174,6 +174,19 @@ def test_a_chat_answers_from_documents_with_sources(running: Running, uploaded: 
     assert {source["file"] for source in last.sources} <= {"llamas.md", "羊驼.txt"}
 
 
+@pytest.mark.parametrize(("most", "reason"), [(3, "length"), (200, "stop")])
+def test_an_answer_from_documents_says_whether_it_was_cut(
+    running: Running, uploaded: dict[str, Any], most: int, reason: str
+) -> None:
+    asked = {"messages": [{"role": "user", "content": "How much does a grown llama carry?"}], "use_documents": True}
+    asked |= {"max_tokens": most, "temperature": 0, "mode": "stuff"}
+    whole = httpx.post(f"{running.api}/chat/completions", json=asked, timeout=120).json()
+    assert whole["choices"][0]["finish_reason"] == reason
+    streamed = httpx.post(f"{running.api}/chat/completions", json=asked | {"stream": True}, timeout=120).text
+    pieces = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
+    assert pieces[-1]["choices"][0]["finish_reason"] == reason and "sources" in pieces[-1]
+
+
 def test_documents_can_be_quoted_without_any_model(tmp_path: Path) -> None:
     with serving(None, library_folder=tmp_path / "library", libraries_root=tmp_path / "named") as server:
         listed = httpx.get(f"{server.api}/libraries").json()["data"]

@@ -19,6 +19,8 @@ class Scripted:
     kind = "chat"
     languages: tuple[str, ...] = ("en", "zh")
     reads = False
+    reason = "stop"
+    """Why it ends its answers."""
 
     def __init__(self, *answers: str, window: int = 4096) -> None:
         self.context_length = window
@@ -37,7 +39,7 @@ class Scripted:
         assert self.count_tokens(messages) + sampling.max_tokens <= self.context_length
         self.asked.append(list(messages))
         text = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        return Completion(text, "stop", Usage(self.count_tokens(messages), len(text)))
+        return Completion(text, self.reason, Usage(self.count_tokens(messages), len(text)))
 
     def chat_batch(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None
@@ -49,4 +51,4 @@ class Scripted:
         completion = self.chat(messages, sampling)
         for at in range(0, len(completion.text), 2):
             yield Delta(completion.text[at : at + 2])
-        yield Delta("", "stop", completion.usage)
+        yield Delta("", completion.finish_reason, completion.usage)

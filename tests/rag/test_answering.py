@@ -128,6 +128,13 @@ def test_a_model_that_writes_nothing_is_told_and_quotations_stand_instead(
     assert "".join(piece.text for piece in pieces) == whole.text
 
 
+@pytest.mark.parametrize(("said", "reason"), [("The capital of Peru is", "length"), (" ", "stop")])
+def test_an_answer_says_whether_the_model_was_cut_off(library: Library, said: str, reason: str) -> None:
+    model = Scripted(said)
+    model.reason = "length"
+    assert answer(library, model, "What is the capital of Peru?", k=1).finish_reason == reason
+
+
 def test_refine_and_map_reduce(library: Library) -> None:
     model = Scripted("Peru: Lima [1].", "better [2]", "final [1]")
     found = answer(library, model, "What are the capitals of Peru and Chile?", mode="refine", k=1, abstain=False)
