@@ -7,6 +7,7 @@ model.
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,14 @@ class Tools:
 
 
 def read_answer(completion: Completion, metadata: dict[str, Any]) -> AIMessage:
-    """The message that a constrained answer stands for. Raises `OutputParserException` where it was cut off."""
+    """The message that a constrained answer stands for; of a text that was cut off, what there is.
+
+    Raises `OutputParserException` for a call that was cut off: in LangChain's chunks it would become a call with the
+    arguments that it has so far, and run. So it does for an answer in a form.
+    """
+    begun = _BEGUN.match(completion.text)
+    if begun:
+        return AIMessage(content=json.loads(begun[1] + '"'), response_metadata=metadata)
     if completion.finish_reason == "length":
         raise OutputParserException(
             "The tool call was cut off by max_tokens. Allow more tokens.", llm_output=completion.text
@@ -120,11 +128,13 @@ def read_answer(completion: Completion, metadata: dict[str, Any]) -> AIMessage:
             "The tool call was cut off by a stop text. Leave it out where tools are called.", llm_output=completion.text
         ) from error
     if "answer" in said:
-        answer = said["answer"]
-        text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
-        return AIMessage(content=text, response_metadata=metadata)
+        return AIMessage(content=json.dumps(said["answer"], ensure_ascii=False), response_metadata=metadata)
     call = tool_call(name=said["tool"], args=said["arguments"], id=f"call_{uuid.uuid4().hex}")
     return AIMessage(content="", tool_calls=[call], response_metadata={**metadata, "finish_reason": "tool_calls"})
+
+
+_BEGUN = re.compile(r'\s*\{\s*"answer"\s*:\s*("(?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*)')
+"""An answer that is a text, as far as it was written; without half an escape."""
 
 
 def _moved(schema: Any, to: str) -> Any:

@@ -1,7 +1,9 @@
 """Tools of agents: schemas with parts of their own, conversations with calls in every form, settings of bind_tools."""
 
+import functools
 import json
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,11 @@ from langgraph.errors import GraphRecursionError
 from loops import EXACT, text_of, wire
 from pydantic import BaseModel
 
+from hanpaca import Completion, Usage
+from hanpaca.core import model as core_model
 from hanpaca.core.errors import BadInput, UnsupportedFeature
 from hanpaca.integrations.langchain import ChatHanpaca
-from hanpaca.integrations.langchain.tools import Tools
+from hanpaca.integrations.langchain.tools import Tools, read_answer
 
 Chat = Callable[..., ChatHanpaca]
 
@@ -57,6 +61,11 @@ def chat(tiny: Path) -> Chat:
 def described(name: str, model: type[BaseModel]) -> dict[str, Any]:
     """A tool in OpenAI's form, its schema with `$defs`."""
     return {"type": "function", "function": {"name": name, "parameters": model.model_json_schema()}}
+
+
+def sum_of(chunks: Iterable[Any]) -> Any:
+    """A streamed message as a whole one."""
+    return functools.reduce(operator.add, chunks)
 
 
 # -- schemas --------------------------------------------------------------------------------------------------------
@@ -117,9 +126,7 @@ def test_the_model_reads_its_own_call_in_every_output_version(chat: Chat, monkey
         sent = wire(model.bound.loaded().engine, monkeypatch)  # type: ignore[attr-defined]
         model.invoke([HumanMessage("a"), called, result])
         prompts.append(text_of(model.bound.loaded().engine, sent[0]))  # type: ignore[attr-defined]
-        whole: Any = None
-        for chunk in model.stream("a"):
-            whole = chunk if whole is None else whole + chunk
+        whole = sum_of(model.stream("a"))
         model.invoke([HumanMessage("a"), whole, result])
         assert list(sent[-1].tokens) == list(sent[0].tokens)
     assert prompts[0] == prompts[1]
@@ -146,6 +153,39 @@ def test_a_call_that_could_not_be_read_is_named(chat: Chat) -> None:
     broken: Any = {"type": "invalid_tool_call", "name": "multiply", "args": "{", "id": "1", "error": "no JSON"}
     with pytest.raises(BadInput, match=r"could not be read: 'multiply'.*Leave that message out"):
         chat().invoke([HumanMessage("a"), AIMessage("", invalid_tool_calls=[broken]), HumanMessage("b")])
+
+
+# -- what is cut off ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ('{"answer": "A llama', "A llama"),
+        ('{"answer":"', ""),
+        (r'{"answer": "one\n\u4e00 \"two\" \u4e', 'one\n\u4e00 "two" '),
+        ('{"answer": "half\\', "half"),
+        ('{"answer": "all" }', "all"),
+    ],
+)
+def test_a_text_that_was_cut_off_is_given_as_far_as_it_came(written: str, said: str) -> None:
+    for reason in ("length", "stop"):
+        message = read_answer(Completion(written, reason, Usage()), {"finish_reason": reason})
+        assert message.content == said and message.response_metadata["finish_reason"] == reason
+
+
+@pytest.mark.parametrize("written", ["", "{", '{"ans', '{"tool": "multiply", "arguments": {"fir', '{"answer": {"a": 1'])
+def test_a_call_or_a_form_that_was_cut_off_is_none(written: str) -> None:
+    for reason in ("length", "stop"):
+        with pytest.raises(OutputParserException, match="cut off"):
+            read_answer(Completion(written, reason, Usage()), {})
+
+
+def test_a_stream_says_so_too(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = Completion('{"answer": "A lla', "length", Usage())
+    monkeypatch.setattr(core_model.Model, "chat", lambda *given, **options: cut)
+    whole = sum_of(chat().bind_tools([multiply]).stream("a"))
+    assert whole.content == "A lla" and whole.response_metadata["finish_reason"] == "length"
 
 
 # -- settings -------------------------------------------------------------------------------------------------------
