@@ -190,8 +190,8 @@ def normalized(messages: Sequence[Message], *, continue_final: bool = False) -> 
     """The conversation in the one form that templates accept.
 
     At most one system message, first (several are joined by a line break); neighbours of the same role merged, with
-    an empty line between; an empty user message in front of a conversation that the assistant opens, or that has no
-    more than a system message. Raises `BadInput` as `Template.encode` says.
+    an empty line between; an empty user message in front of a conversation that the assistant opens, and behind one
+    in which a system message stands last and no user's. Raises `BadInput` as `Template.encode` says.
     """
     if not messages:
         raise BadInput("The conversation is empty.", "Give at least one message.")
@@ -206,7 +206,7 @@ def normalized(messages: Sequence[Message], *, continue_final: bool = False) -> 
             result[-1] = Message(message.role, f"{result[-1].content}\n\n{message.content}")
         else:
             result.append(message)
-    if result[-1].role == "system":
+    if messages[-1].role == "system" and result[-1].role != "user" and not continue_final:
         result.append(Message("user", ""))
     if continue_final and result[-1].role != "assistant":
         raise BadInput("There is no answer to continue: the last message is not the assistant's.", "Add its start.")

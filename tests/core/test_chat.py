@@ -121,6 +121,14 @@ def test_only_a_system_message(chinese: LlamaCppEngine) -> None:
     assert template.encode([system("甲")], chinese) == template.encode([system("甲"), user("")], chinese)
 
 
+def test_a_system_message_after_an_answer_asks_for_another(chinese: LlamaCppEngine) -> None:
+    template = Llama2Template()
+    moved = template.encode([system("丁"), user("乙"), assistant("丙"), user("")], chinese)
+    assert template.encode([user("乙"), assistant("丙"), system("丁")], chinese) == moved
+    started = template.encode([system("丁"), user("乙"), assistant("丙")], chinese, continue_final=True)
+    assert template.encode([user("乙"), assistant("丙"), system("丁")], chinese, continue_final=True) == started
+
+
 def test_a_started_answer_is_continued_without_eos(chinese: LlamaCppEngine, ids) -> None:
     got = Llama2Template("").encode([user("你好"), assistant("你好")], chinese, continue_final=True)
     assert got == ids(BOS, INST, "▁你", "好", END_INST, "▁你", "好")

@@ -97,6 +97,11 @@ def test_an_answer_that_was_begun_goes_on(model):
     assert "Paris" in model.chat(begun, GREEDY, max_tokens=6).text
 
 
+def test_a_conversation_may_end_with_a_system_message(model):
+    talk = [*CAPITAL, Message("assistant", "Paris."), Message("system", "Be brief.")]
+    assert model.chat_tokens(talk) == model.chat_tokens([talk[-1], *talk[:-1], Message("user", "")])
+
+
 def test_score_prefers_what_is_true(model):
     right, wrong = model.score("The capital of France is", [" Paris", " Tokyo"])
     assert sum(right) > sum(wrong)

@@ -184,6 +184,9 @@ def test_a_conversation_is_trimmed_by_the_models_own_count(chat: Chat) -> None:
     assert trim_messages(messages, max_tokens=2 * few, **options) == [messages[0], messages[-1]]
     assert trim_messages(messages, max_tokens=10_000, **options) == messages
     assert trim_messages(messages[1:], max_tokens=1, allow_partial=True, **options) == []
+    late = [*messages[1:3], SystemMessage("s"), messages[-1]]
+    assert trim_messages(late, max_tokens=10_000, token_counter=model, strategy="first") == late
+    assert trim_messages(late, max_tokens=4 * few, token_counter=model, strategy="first") == late[:1]
 
 
 def test_double_answers_are_one(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
