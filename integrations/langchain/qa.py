@@ -93,10 +93,16 @@ def _refuse_mode(retriever: HanpacaRetriever) -> None:
 
 
 def _whole(parts: list[Any]) -> Any:
-    """The input, which may arrive in pieces when the chain stands behind another one that streams."""
-    whole = parts[0]
+    """The input, which may arrive in pieces when the chain stands behind another one that streams.
+
+    By LangChain's rule, of pieces that cannot be added each holds all there is so far. No pieces are None.
+    """
+    whole = parts[0] if parts else None
     for part in parts[1:]:
-        whole = whole + part
+        try:
+            whole = whole + part
+        except TypeError:
+            whole = part
     return whole
 
 

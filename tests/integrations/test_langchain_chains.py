@@ -1,9 +1,10 @@
 """LangChain chains: the loader, the ways to answer, summaries, agents and graphs."""
 
 import asyncio
+import functools
 import operator
 import pickle
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,8 @@ from langchain.agents import create_agent
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.messages import AnyMessage, HumanMessage
+from langchain_core.output_parsers import JsonOutputParser
+from langchain_core.runnables import RunnableGenerator
 from langgraph.graph import END, START, StateGraph
 from loops import ENDLESS, stops_soon, ticking, two_slides, wire
 from pydantic import BaseModel
@@ -147,6 +150,27 @@ def test_a_chain_needs_no_model(retriever: HanpacaRetriever) -> None:
     assert "thirty kilograms" in result["answer"]
     source = result["sources"][0]
     assert TEXT[source["start"] : source["end"]] == source["quote"]
+
+
+async def test_a_question_may_arrive_as_a_dict_that_grows(retriever: HanpacaRetriever) -> None:
+    chain: Any = RunnableGenerator(written) | JsonOutputParser() | question_answering(retriever)
+    whole = chain.invoke("")
+    assert functools.reduce(operator.add, chain.stream("")) == whole
+    assert "thirty kilograms" in whole["answer"]
+    streamed = [chunk async for chunk in question_answering(retriever).atransform(growing())]
+    assert "".join(chunk.get("answer", "") for chunk in streamed) == whole["answer"]
+    with pytest.raises(BadInput, match="question, history"):
+        list(question_answering(retriever).transform(iter([])))
+
+
+def written(_: Iterator[str]) -> Iterator[str]:
+    yield '{"question": "What load does '
+    yield 'a grown llama carry?"}'
+
+
+async def growing() -> AsyncIterator[Any]:
+    for question in ("What load does", QUESTION):
+        yield {"question": question}
 
 
 def test_the_parts_of_a_chain_pickle(retriever: HanpacaRetriever) -> None:
