@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from llama_index.core.readers.base import BaseReader
 from llama_index.core.schema import Document
 
 from ...core.adapting import refuse_unknown
+from ...core.errors import BadInput
 from ...rag.adapting import stable_id
-from ...rag.loading import check_unit, load_parts, paths_of
+from ...rag.loading import Part, check_unit, load_parts, paths_of
 
 OPTIONS = ("unit", "encoding", "skip_unreadable")
 
@@ -39,12 +41,19 @@ class HanpacaReader(BaseReader):
         self._options: dict[str, Any] = {"unit": unit, "encoding": encoding, "skip_unreadable": skip_unreadable}
 
     def lazy_load_data(
-        self, file: Path | str | Sequence[Path | str], extra_info: Mapping[str, Any] | None = None, **unknown: Any
+        self,
+        file: Path | str | Sequence[Path | str],
+        extra_info: Mapping[str, Any] | None = None,
+        fs: Any = None,
+        **unknown: Any,
     ) -> Iterator[Document]:
-        """Documents of a file, a folder or several of them, one at a time; `extra_info` joins their metadata."""
-        refuse_unknown(f"{type(self).__name__}.load_data", unknown, ("file", "extra_info"))
+        """Documents of a file, a folder or several of them, one at a time; `extra_info` joins their metadata.
+
+        `fs` is the fsspec file system that holds the files, as `SimpleDirectoryReader` gives it; None: this machine's.
+        """
+        refuse_unknown(f"{type(self).__name__}.load_data", unknown, ("file", "extra_info", "fs"))
         pages: Counter[tuple[str, str | None]] = Counter()
-        for part in load_parts(paths_of(file), **self._options):
+        for part in self._parts(file, fs):
             place = (part.metadata["file"], part.metadata["page"])
             pages[place] += 1  # a book may have two pages of one number
             metadata = {**part.metadata, **(extra_info or {})}
@@ -56,3 +65,16 @@ class HanpacaReader(BaseReader):
                 excluded_llm_metadata_keys=hidden,
                 excluded_embed_metadata_keys=hidden,
             )
+
+    def _parts(self, file: Path | str | Sequence[Path | str], fs: Any) -> Iterator[Part]:
+        if fs is None:
+            yield from load_parts(paths_of(file), **self._options)
+            return
+        for path in [file] if isinstance(file, PurePath | str) else file:
+            if not fs.isfile(str(path)):
+                raise BadInput(f"There is no file {path} in this file system.", "Give files, one by one.")
+            with TemporaryDirectory() as folder:
+                copy = Path(folder, PurePosixPath(path).name)
+                fs.get_file(str(path), str(copy))
+                for part in load_parts([copy], **self._options):
+                    yield Part(part.text, {**part.metadata, "file": str(path)})
