@@ -50,6 +50,8 @@ class ChatMessage(Strict):
     function_call: None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    parsed: Any = None
+    """What OpenAI's `parse()` made of the content, which holds the same."""
     reasoning_content: str | None = None
     """What another model thought before it answered; not sent to this one."""
 

@@ -9,6 +9,7 @@ import httpx
 import openai
 import pytest
 from loops import ENDLESS, EXACT, chatml_model
+from pydantic import BaseModel
 from servers import Running, serving
 
 import hanpaca
@@ -219,6 +220,21 @@ def test_null_is_as_good_as_left_out(running: Running) -> None:
 def test_an_answer_can_be_sent_back_as_it_came(client: openai.OpenAI) -> None:
     first = client.chat.completions.create(model="smollm2", messages=FRANCE, **GREEDY).choices[0].message
     messages: list[Any] = [*FRANCE, first, {"role": "user", "content": [{"type": "text", "text": "And of Italy?"}]}]
+    assert client.chat.completions.create(model="smollm2", messages=messages, **GREEDY).choices[0].message.content
+
+
+class Capital(BaseModel):
+    """An answer in a form."""
+
+    european: bool
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # of OpenAI's client, about its own message
+def test_an_answer_that_was_parsed_can_be_sent_back_too(client: openai.OpenAI) -> None:
+    first = client.chat.completions.parse(model="smollm2", messages=FRANCE, response_format=Capital, **GREEDY)
+    message = first.choices[0].message
+    assert isinstance(message.parsed, Capital)
+    messages: list[Any] = [*FRANCE, message, *FRANCE]
     assert client.chat.completions.create(model="smollm2", messages=messages, **GREEDY).choices[0].message.content
 
 
