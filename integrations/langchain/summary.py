@@ -66,15 +66,19 @@ def document_summary(
 
 
 def _hits(documents: Sequence[Document]) -> list[Hit]:
-    """Documents as passages that follow each other."""
+    """Documents as passages that follow each other. Places are read where they are those of our own readers: the start
+    that other loaders give may be a time."""
     hits, at = list[Hit](), 0
     for number, document in enumerate(documents):
         told = document.metadata
-        start = at if told.get("start") is None else told["start"]
+        start, end, line = told.get("start"), told.get("end"), told.get("line")
+        if not (isinstance(start, int) and isinstance(end, int) and end - start == len(document.page_content)):
+            start = at
+        line = line if isinstance(line, int) else 1
         at = start + len(document.page_content)
         file, page = str(told.get("file") or told.get("source") or "document"), told.get("page")
         place = None if page is None else str(page)
-        hits.append(Hit(number, document.page_content, file, place, told.get("line") or 1, (), start, at, 0.0))
+        hits.append(Hit(number, document.page_content, file, place, line, (), start, at, 0.0))
     return hits
 
 

@@ -186,6 +186,13 @@ async def test_calls_that_overlap_while_it_loads_do_not_hold_the_loop(
     assert ticks.longest < 0.4
 
 
+@pytest.mark.parametrize("start", ["00:01", 1.5, 90, True, -1])
+def test_a_summary_of_documents_whose_start_is_none_of_ours(start: Any) -> None:
+    told = {"start": start, "end": 95, "line": "first"}
+    sources = document_summary().invoke(Document("Llamas live in the Andes.", metadata=told))["sources"]
+    assert [(one["start"], one["line"]) for one in sources] == [(0, 1)]
+
+
 def test_a_summary_of_documents_that_do_not_say_where_they_are(tiny: Path) -> None:
     document = Document("A llama eats grass.", metadata={"source": "a.pdf", "line": None, "start": None})
     assert document_summary().invoke([document])["summary"]
