@@ -33,6 +33,12 @@ def refuse_fields(owner: str, given: Iterable[str], fields: Iterable[str]) -> No
             raise BadInput(problem, f"Give it as {owner}({own[name]}=…).")
 
 
+def refuse_switches(given: Mapping[str, Any]) -> None:
+    """Raise `BadInput` for True or False as a sampling setting: Pydantic would make a number of it."""
+    names = Sampling.names()
+    Sampling.of({name: value for name, value in given.items() if name in names and isinstance(value, bool)})
+
+
 def settled(own: Mapping[str, Any], stop: str | Sequence[str] | None, given: Mapping[str, Any]) -> Sampling:
     """The settings of an object (`own`), then those that a call gave; the stop texts of both.
 

@@ -15,7 +15,7 @@ from langchain_core.language_models.base import LangSmithParams
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_validator
 
 from ...core import Model, Sampling, load
-from ...core.adapting import pickles, refuse_fields, refuse_unknown, settled
+from ...core.adapting import pickles, refuse_fields, refuse_switches, refuse_unknown, settled
 from ...core.catalog import resolve, rope_for
 from ...core.errors import HanpacaError
 
@@ -73,8 +73,7 @@ class ModelOptions(BaseModel):
     def __init__(self, *args: Any, **values: Any) -> None:
         # Here and not in a validator: an error of ours stays what it is instead of becoming a ValidationError.
         refuse_unknown(type(self).__name__, values, type(self).model_fields)
-        if isinstance(logprobs := values.get("logprobs"), bool):
-            Sampling(logprobs=logprobs)  # refuses it, where Pydantic would make a number of it
+        refuse_switches(values)
         super().__init__(*args, **values)
         self._sampling()
         self._options_of_load()

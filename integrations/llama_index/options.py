@@ -15,7 +15,7 @@ from llama_index.core.llms.llm import LLM
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator
 
 from ...core import Model, Sampling, load
-from ...core.adapting import refuse_fields, refuse_unknown, settled
+from ...core.adapting import refuse_fields, refuse_switches, refuse_unknown, settled
 from ...core.catalog import resolve
 from ...core.chat import SYSTEM_PROMPTS
 from ...core.model import DEFAULT_NEW_TOKENS
@@ -67,6 +67,7 @@ class HanpacaOptions(LLM):
     def __init__(self, **values: Any) -> None:
         # Here and not in a validator: an error of ours stays what it is instead of becoming a ValidationError.
         refuse_unknown(type(self).__name__, values, type(self).model_fields)
+        refuse_switches(values)
         super().__init__(**values)
         self._sampling({})
         refuse_fields(type(self).__name__, self.load_options, type(self).model_fields)

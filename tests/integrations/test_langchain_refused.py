@@ -122,6 +122,13 @@ def test_log_probabilities_are_counted(tiny: Path) -> None:
             ChatHanpaca(model=str(tiny), load_options=EXACT).invoke("a", logprobs=given)
 
 
+@pytest.mark.parametrize("kind", [ChatHanpaca, HanpacaLLM])
+@pytest.mark.parametrize("name", ["max_tokens", "seed", "top_k", "temperature", "timeout", "stop", "json_schema"])
+def test_true_is_no_number(kind: Callable[..., Any], name: str, tiny: Path) -> None:
+    with pytest.raises(BadInput, match=f"{name} must be"):
+        kind(model=str(tiny), **{name: True})
+
+
 def test_messages_for_the_text_model_are_warned_about(tiny: Path) -> None:
     prompt = ChatPromptTemplate.from_messages([("system", "Be brief."), ("human", "Say {word}.")])
     llm = HanpacaLLM(model=str(tiny), max_tokens=1, load_options=EXACT)

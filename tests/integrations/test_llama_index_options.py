@@ -185,3 +185,9 @@ def test_a_structured_llm_completes_and_streams_chats(smollm2: Path) -> None:
     assert isinstance(list(model.stream_chat([ChatMessage("Describe a llama.")]))[-1].raw, Animal)
     with pytest.raises(NotImplementedError, match="stream_complete"):
         model.stream_complete("Describe a llama.")
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "seed", "top_k", "temperature", "logprobs"])
+def test_true_is_no_number(name: str, tiny: Path) -> None:
+    with pytest.raises(BadInput, match=f"{name} must be"):
+        llm(tiny, **{name: True})
