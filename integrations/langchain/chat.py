@@ -140,8 +140,8 @@ class ChatHanpaca(ModelOptions, BaseChatModel):
         refuse_unknown(f"one call of {type(self).__name__}", given, CALL_SETTINGS)
         model = self._loaded(given.pop("model", None))
         tools = Tools.taken_from(given, allowed=self.tool_calling)
-        if "response_format" in given:
-            given["json_schema"] = schema_of_format(given.pop("response_format"))
+        if (response_format := given.pop("response_format", None)) is not None:
+            given["json_schema"] = schema_of_format(response_format)
         if tools is not None:
             given["json_schema"] = tools.schema(given.get("json_schema") or self.json_schema)
         if given.get("json_schema") and (given.get("grammar") or self.grammar):

@@ -48,6 +48,7 @@ def test_a_response_format_is_the_same_constraint(chat: Chat) -> None:
     schema = {"title": "Yes", "type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"]}
     response = {"type": "json_schema", "json_schema": {"name": "Yes", "schema": schema}}
     assert json.loads(chat().invoke("a", response_format=response).text)["yes"] in (True, False)
+    assert chat().invoke("a", response_format=None).text == chat().invoke("a").text
     with pytest.raises(BadInput, match="json_schema, json_object, text"):
         chat().invoke("a", response_format="json")
 
