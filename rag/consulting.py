@@ -45,6 +45,8 @@ class Consulted:
     language: str = "en"
     marks: Marks = field(default_factory=lambda: Marks(()))
     """The reply's source numbers; it is fed what the model writes."""
+    apart: bool = False
+    """Whether the sources cannot become a part of the reply, where they should."""
 
     def citations(self) -> list[Citation]:
         """The sources of the reply as far as it was written."""

@@ -125,7 +125,7 @@ class Extension:
     def output_modifier(self, string: str, state: dict[str, Any], is_chat: bool = False) -> str:
         """The reply as the page shows it, with its sources under it, unless they are a part of it."""
         record = state.get(RECORD)
-        if not is_chat or record is None or self.settings.write_sources:
+        if not is_chat or record is None or (self.settings.write_sources and not record.apart):
             return string
         return string + html.escape(record.written())
 
@@ -200,7 +200,9 @@ class Extension:
                 break
         shown += record.marks.finish()
         if self.settings.write_sources:
-            shown += _without(record.written(), stops)
+            written = record.written()
+            record.apart = any(len(stop) == 1 and stop in written for stop in stops)
+            shown += "" if record.apart else _without(written, stops)
         yield shown
 
 
@@ -243,9 +245,9 @@ def _messages(entries: Sequence[Sequence[Any]]) -> list[Message]:
 
 
 def _without(text: str, stops: Sequence[str]) -> str:
-    """Sources in which no stop text is left: the host would cut the reply off there."""
+    """Sources in which no stop text is left: the host would cut the reply off there. One character cannot be broken."""
     for stop in stops:
-        text = text.replace(stop, stop[:1] + "\u200b" + stop[1:]) if len(stop) > 1 else text
+        text = text.replace(stop, stop[:1] + "\u200b" + stop[1:])
     return text
 
 

@@ -178,6 +178,17 @@ def test_sources_become_a_part_of_the_reply_where_that_is_wanted(script: Any, ho
     assert "Sources:" not in prompt_of(script, "Thanks!", state)
 
 
+def test_sources_stand_under_the_reply_where_a_stop_text_would_cut_them(script: Any, host: FakeHost) -> None:
+    script._extension.set(write_sources=True)
+    state = state_of(host)
+    prompt = prompt_of(script, QUESTION, state)
+    for stop in ("\n", "1"):
+        host.replies = ["Thirty kilograms."]
+        reply = list(script.custom_generate_reply(prompt, prompt, state, [stop], is_chat=True))[-1]
+        assert reply == "Thirty kilograms."
+        assert "llamas.md, line 1" in script.output_modifier(reply, state, is_chat=True)
+
+
 def test_a_continued_reply_goes_on_in_front_of_its_sources(script: Any, host: FakeHost) -> None:
     script._extension.set(write_sources=True)
     reply = "Thirty kilograms[1].\n\nSources:\n[1] llamas.md, line 1: “A grown llama.”"
