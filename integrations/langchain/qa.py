@@ -1,7 +1,8 @@
 """`question_answering`: a LangChain chain that answers from a library and says where each answer comes from.
 
 The answering itself is `hanpaca.rag`'s; here its model is a `ChatHanpaca`, called through LangChain, so that callbacks,
-tracing, caches and rate limits see every call.
+tracing, caches and rate limits see every call. The retriever says which library and how many passages; the search is
+the answer's own, and no run of a retriever in a trace.
 """
 
 from __future__ import annotations
@@ -39,14 +40,16 @@ def question_answering(
     Streamed, pieces of `answer` come first and everything else in the last chunk. `chat` None answers by quoting;
     `mode` is one of auto, stuff, focus, refine, map_reduce, extract; `abstain` refuses questions that the library does
     not answer.
-    Tool calls and their results in `history` are left out. Raises `BadInput` for other classes than these, and for a
-    retriever that does not search both ways: answers need keywords and vectors.
+    Tool calls and their results in `history` are left out. Raises `BadInput` for other classes than these, for a
+    retriever with a search of its own, which would not be used, and for one that does not search both ways: answers
+    need keywords and vectors.
     """
     if retriever is None:
         raise BadInput("question_answering needs a retriever.", "Give a HanpacaRetriever.")
     refuse_others(chat, retriever)
     if mode not in MODES:
         raise BadInput(f"{mode!r} is not a way to answer.", f"Valid: {', '.join(MODES)}.")
+    _refuse_own_search(retriever)
     _refuse_mode(retriever)
 
     def options(
@@ -82,6 +85,15 @@ def question_answering(
                 yield _chunk(event, retriever)
 
     return RunnableGenerator(transform, atransform, name="question_answering")
+
+
+def _refuse_own_search(retriever: HanpacaRetriever) -> None:
+    for name in ("_get_relevant_documents", "_aget_relevant_documents"):
+        if getattr(type(retriever), name) is not getattr(HanpacaRetriever, name):
+            raise BadInput(
+                f"This chain searches the library itself, and {type(retriever).__name__} has a search of its own.",
+                "Give a HanpacaRetriever, or write a chain: prompt | chat.",
+            )
 
 
 def _refuse_mode(retriever: HanpacaRetriever) -> None:

@@ -63,6 +63,20 @@ def test_chains_take_no_other_retriever(retriever: HanpacaRetriever) -> None:
         question_answering(nothing)
 
 
+def test_a_retriever_with_a_search_of_its_own_is_told_that_it_is_not_used(retriever: HanpacaRetriever) -> None:
+    class Own(HanpacaRetriever):
+        def _get_relevant_documents(self, query: str, **_: Any) -> list[Document]:
+            return []
+
+    class Few(HanpacaRetriever):
+        k: int = 1
+
+    library: Any = retriever.opened
+    with pytest.raises(BadInput, match="Own has a search of its own"):
+        question_answering(Own(library=library))
+    assert question_answering(Few(library=library)).invoke(QUESTION)["context"]
+
+
 def test_a_way_to_answer_is_checked_when_the_chain_is_built(retriever: HanpacaRetriever) -> None:
     with pytest.raises(BadInput, match="Valid: auto, stuff, focus, refine, map_reduce, extract"):
         question_answering(retriever, mode="mapreduce")
