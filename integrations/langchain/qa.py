@@ -1,8 +1,8 @@
 """`question_answering`: a LangChain chain that answers from a library and says where each answer comes from.
 
 The answering itself is `hanpaca.rag`'s; here its model is a `ChatHanpaca`, called through LangChain, so that callbacks,
-tracing, caches and rate limits see every call. The retriever says which library and how many passages; the search is
-the answer's own, and no run of a retriever in a trace.
+tracing and rate limits see every call. Caches do not see the answer itself, which is always streamed. The retriever
+says which library and how many passages; the search is the answer's own, and no run of a retriever in a trace.
 """
 
 from __future__ import annotations
