@@ -36,8 +36,14 @@ def extend_merges(base: Path, texts: Iterable[str], out: Path, count: int) -> in
     if not base.is_file():
         raise BadInput(f"There is no file {base}.", "Give the model's own tokenizer.json.")
     table = read_json(base)
-    parts = table.get("model", {})
-    if parts.get("type") != "BPE" or parts.get("byte_fallback") or not {"vocab", "merges"} <= parts.keys():
+    parts = table.get("model")
+    if (
+        not isinstance(parts, dict)
+        or not parts.get("vocab")
+        or parts.get("type") != "BPE"
+        or parts.get("byte_fallback")
+        or not {"vocab", "merges"} <= parts.keys()
+    ):
         raise BadModelFile(f"{base} is no byte-level BPE tokenizer.", "For sentencepiece models use `vocab merge`.")
     if count < 1:
         raise BadInput("At least one token must be asked for.", "Give the number of new tokens.")

@@ -8,18 +8,20 @@ Chinese model also changed how English is split; here they keep their ids but ar
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadInput, BadModelFile, EngineUnavailable
+from ..errors import BadInput, BadModelFile, EngineUnavailable, HanpacaError
 from ..weights.files import new_file, not_among, only_replaces
 from ..weights.vocabulary_files import CONTROL, NORMAL, UNUSED
 
 EAST_ASIAN = re.compile("[\u2e80-\ud7ff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff]")
 """Characters, and their punctuation, that no English text holds."""
 PUBLISHED_SCORE = 0.0
+MOST = 1_000_000
+"""Pieces of a model that is trained."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,14 @@ def train_pieces(texts: Iterable[str], out: Path, size: int, *, coverage: float 
     """
     import sentencepiece
 
-    if not 0 < coverage <= 1 or size < 300:
-        raise BadInput("Coverage lies between 0 and 1, and a model has at least 300 pieces.", "Choose others.")
+    if not 0 < coverage <= 1 or not 300 <= size <= MOST:
+        raise BadInput(f"Coverage lies between 0 and 1, and a model has 300 to {MOST:,} pieces.", "Choose others.")
     _only_replaces_a_model(out)
+    read = _Read(texts)
     with new_file(out) as partial, partial.open("wb") as file:
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(texts),
+                sentence_iterator=iter(read),
                 model_writer=file,
                 model_type="bpe",
                 vocab_size=size,
@@ -64,11 +67,32 @@ def train_pieces(texts: Iterable[str], out: Path, size: int, *, coverage: float 
                 minloglevel=2,
             )
         except (RuntimeError, OSError) as error:
-            reason = str(error).splitlines()[-1].rpartition("] ")[2].rstrip(".")
+            if read.failed:
+                raise read.failed from error
+            reason = str(error).strip().rpartition("] ")[2].strip(" .") or "they hold too little"
             raise BadInput(
-                f"{size:,} pieces could not be trained: {reason}.", "Give another text, size or coverage."
+                f"{size:,} pieces could not be trained: {reason if read.any else 'the texts are empty'}.",
+                "Give another text, size or coverage.",
             ) from error
     return out
+
+
+class _Read:
+    """Texts, and what went wrong while they were read: sentencepiece keeps no more of it than a line of its own."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = texts
+        self.any = False
+        self.failed: HanpacaError | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            for text in self._texts:
+                self.any = self.any or bool(text)
+                yield text
+        except HanpacaError as error:
+            self.failed = error
+            raise
 
 
 def merge_pieces(

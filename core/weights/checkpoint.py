@@ -219,6 +219,8 @@ def read_bin(file: Path) -> dict[str, Tensor]:
             table = torch.load(file, weights_only=True)
     except Exception as error:
         raise BadModelFile(f"{file} cannot be read: {_first_line(error)}", "Fetch the file again.") from error
+    if not isinstance(table, dict):
+        raise BadModelFile(f"{file} holds no weights by name.", "Save the model's state_dict, as safetensors.")
     names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
     found = {}
     for name, value in table.items():

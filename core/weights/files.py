@@ -80,9 +80,7 @@ def new_folder(path: Path, *, shared: bool = False) -> Iterator[Path]:
 
     `shared`: whoever writes it writes the same, as in a cache; where another one was done first, that folder stays.
     """
-    there = BadInput(f"{path} exists already.", "Name a new folder, or remove that one first.")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise there
+    path = free(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -97,9 +95,23 @@ def new_folder(path: Path, *, shared: bool = False) -> Iterator[Path]:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             if not shared:
-                raise there from error
+                raise _taken(path) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def free(path: Path) -> Path:
+    """Where a new folder will be, links followed. Raises `BadInput` where there is something already."""
+    path = Path(os.path.realpath(path))
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise _taken(path)
+    if path == Path.cwd():
+        raise BadInput(f"{path} is the folder that this command runs in.", "Name a new folder in it.")
+    return path
+
+
+def _taken(path: Path) -> BadInput:
+    return BadInput(f"{path} exists already.", "Name a new folder, or remove that one first.")
 
 
 def _to_disk(file: Path) -> None:

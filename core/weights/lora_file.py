@@ -87,9 +87,10 @@ def _plan(adapter: Adapter, shape: Shape, type: str) -> Iterator[_Half]:
 
 
 def _alpha(pairs: Mapping[str, LowRank]) -> float:
-    """llama.cpp scales every pair by alpha / rank, with one alpha: the first pair's; others are scaled in the file."""
-    first = next(iter(pairs.values()))
-    return first.scale * first.a.shape[0]
+    """llama.cpp scales every pair by alpha / rank, with one alpha: the first pair's that adds something; others are
+    scaled in the file."""
+    first = next((pair for pair in pairs.values() if pair.scale), None)
+    return first.scale * first.a.shape[0] if first else 1.0
 
 
 def _whole(adapter: Adapter, what: str) -> UnsupportedFeature:

@@ -15,9 +15,9 @@ import numpy as np
 
 from ..errors import BadInput, EngineUnavailable
 from .checkpoint import Checkpoint, Tensor
-from .files import Progress, need_space, new_folder
+from .files import Progress, free, need_space, new_folder
 from .llama import Shape
-from .safetensors_file import write_safetensors
+from .safetensors_file import check_finite, write_safetensors
 
 EXTRA, ROUNDS, SEED = 16, 4, 0
 """Random directions beyond the rank, and power iterations: errors then lie within a hundredth of the best ones."""
@@ -47,13 +47,17 @@ def extract_lora(base: Path, tuned: Path, out: Path, rank: int = 64, on_progress
         ) from error
     if rank < 1:
         raise BadInput(f"The rank must be at least 1, not {rank}.")
+    free(Path(out))
     before, after = Checkpoint.open(Path(base)), Checkpoint.open(Path(tuned))
     names = _linear(before, after)
     torch.manual_seed(SEED)
     pairs: dict[str, Any] = {}
     whole = kept = 0.0
     for number, name in enumerate(names, 1):
-        change = torch.from_numpy(_all(after.tensors[name]) - _all(before.tensors[name]))
+        old, new = _all(before.tensors[name]), _all(after.tensors[name])
+        for rows in (old, new):
+            check_finite(rows, name)
+        change = torch.from_numpy(new - old)
         if change.any():
             size = min(rank, *change.shape)
             u, s, v = torch.svd_lowrank(change, q=min(size + EXTRA, *change.shape), niter=ROUNDS)

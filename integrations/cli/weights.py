@@ -113,7 +113,7 @@ def merge(argv: list[str]) -> int:
     if not loras:
         parser.error("BASE, at least one LORA and the new folder are needed")
     kind = check_type(found.base, found.gguf) if found.gguf else None
-    file = out.with_name(f"{out.name}-{kind}.gguf")
+    file = out.parent / f"{out.name}-{kind}.gguf"
     if kind and file.exists():
         parser.error(f"{file} exists already")
     if kind:

@@ -127,6 +127,9 @@ def test_no_checkpoint(tmp_path: Path) -> None:
 def test_pickled_objects_are_not_loaded(copy: Path, tmp_path: Path) -> None:
     for file in copy.glob("model*"):
         file.unlink()
+    torch.save([torch.zeros(2)], copy / "pytorch_model.bin")
+    with pytest.raises(BadModelFile, match="no weights by name"):
+        convert(copy, tmp_path / "x.gguf")
     torch.save({"model.norm.weight": Path("x")}, copy / "pytorch_model.bin")
     refused(copy, tmp_path, BadModelFile, "cannot be read")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,26 @@ def test_what_the_rank_and_the_kind_leave_out_is_said(
     assert main(["extract-lora", str(base), str(base), str(tmp_path / "none")]) == 2
     assert main(["convert", str(base), str(tmp_path / "x.gguf"), "--base", str(base)]) == 2
     assert main(["convert", str(tmp_path / "said"), str(tmp_path / "y.gguf"), "--base", str(base)]) == 0
+
+
+def test_what_cannot_be_extracted_is_refused_before_the_work(base: Path, tmp_path: Path) -> None:
+    model = transformers_model(base)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = torch.inf
+    model.save_pretrained(tmp_path / "tuned")
+    with pytest.raises(BadModelFile, match=r"up_proj.*not finite"):
+        extract_lora(base, tmp_path / "tuned", tmp_path / "new")
+    with pytest.raises(BadInput, match="tuned exists already"):
+        extract_lora(base, tmp_path / "none", tmp_path / "tuned")
+
+
+def test_an_adapter_whose_first_pair_adds_nothing_is_converted(base: Path, tmp_path: Path) -> None:
+    write_lora(tmp_path / "lora", transformers_model(base))
+    file = tmp_path / "lora" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"lora_alpha": 0}))
+    made = convert_adapter(tmp_path / "lora", tmp_path / "lora.gguf", "f32", base)
+    file = convert(base, tmp_path / "m.gguf", "f32")
+    assert np.abs(scores(file, loras=[made]) - scores(file)).max() < 1e-3
 
 
 def test_an_adapter_of_llama_cpp_is_refused_by_pytorch(base: Path, tmp_path: Path) -> None:

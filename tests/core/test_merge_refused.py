@@ -153,8 +153,16 @@ def test_too_little_disk_is_said_before_writing(base: Path, tmp_path: Path, monk
     refused(base, [tmp_path / "lora"], tmp_path, BadInput, "Not enough disk space")
 
 
-def test_an_existing_folder_is_kept(base: Path, tmp_path: Path) -> None:
+def test_an_existing_folder_is_kept(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_lora(tmp_path / "lora", load(base))
+    for name in ("here", "empty"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(BadInput, match="the folder that this command runs in"):
+        merge(base, [tmp_path / "lora"], Path())
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    merge(base, [tmp_path / "lora"], tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "empty" / "config.json").is_file()
     with pytest.raises(BadInput, match="exists already"):
         merge(base, [tmp_path / "lora"], tmp_path / "lora")
     assert (tmp_path / "lora" / "adapter_config.json").is_file()

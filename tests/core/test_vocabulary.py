@@ -135,6 +135,23 @@ def test_what_cannot_be_merged_or_trained_is_refused(llama_model: Path, data: Pa
         list(lines(text_files([tmp_path])))
 
 
+def test_why_no_pieces_could_be_trained_is_said(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "一"}\n{"txet": "二"}\n')
+    with pytest.raises(BadInput, match=r"rows\.jsonl, line 2: no text in it"):
+        train_pieces(lines(text_files([tmp_path])), tmp_path / "t.model", 300)
+    with pytest.raises(BadInput, match="could not be trained: the texts are empty"):
+        train_pieces([], tmp_path / "t.model", 300)
+    with pytest.raises(BadInput, match="300 to 1,000,000 pieces"):
+        train_pieces(["短"], tmp_path / "t.model", 10**12)
+
+
+@pytest.mark.parametrize("table", [{"model": []}, {"model": None}, {}, {"model": {**TINY["model"], "vocab": {}}}])
+def test_what_is_no_byte_level_tokenizer_is_refused(tmp_path: Path, table: dict[str, Any]) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(table))
+    with pytest.raises(BadModelFile, match="no byte-level BPE tokenizer"):
+        extend_merges(tmp_path / "tokenizer.json", ["中文"], tmp_path / "out.json", 5)
+
+
 def test_only_a_vocabulary_is_overwritten(tmp_path: Path) -> None:
     """Neither what is read, nor a file of another kind."""
     text, other = tmp_path / "mine.txt", tmp_path / "keep.json"
