@@ -34,8 +34,10 @@ def refuse_fields(owner: str, given: Iterable[str], fields: Iterable[str]) -> No
 
 
 def refuse_switches(given: Mapping[str, Any]) -> None:
-    """Raise `BadInput` for True or False as a sampling setting: Pydantic would make a number of it."""
+    """Raise `BadInput` for True or False as a sampling setting or a context: Pydantic would make a number of it."""
     names = Sampling.names()
+    if isinstance(context := given.get("context"), bool):
+        raise BadInput(f"context must be a whole number, not {context}.", "Leave it out for the model's own.")
     Sampling.of({name: value for name, value in given.items() if name in names and isinstance(value, bool)})
 
 

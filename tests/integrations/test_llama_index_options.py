@@ -187,7 +187,7 @@ def test_a_structured_llm_completes_and_streams_chats(smollm2: Path) -> None:
         model.stream_complete("Describe a llama.")
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "seed", "top_k", "temperature", "logprobs"])
+@pytest.mark.parametrize("name", ["context", "max_tokens", "seed", "top_k", "temperature", "logprobs"])
 def test_true_is_no_number(name: str, tiny: Path) -> None:
     with pytest.raises(BadInput, match=f"{name} must be"):
         llm(tiny, **{name: True})
