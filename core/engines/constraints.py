@@ -1,12 +1,13 @@
 """What an answer must match, a grammar or a JSON schema, token by token: llguidance's parser over a model's tokens.
 
-Its time and memory are bounded by its own limits, whatever the grammar. Knows no engine.
+llguidance has limits of its own, but not of time: a constraint that takes too much of it is given up. Knows no engine.
 """
 
 from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from ..errors import BadInput, EngineFailure, EngineUnavailable, UnsupportedFeature
 from ..sampling import Sampling
 from .gbnf import Tokenize, lark_of
+from .json_limits import place_of
 from .json_schema import lark_of_schema
 
 if TYPE_CHECKING:
@@ -24,10 +26,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _OPTIONS = '%llguidance {"no_forcing": true}\n'
 """Any tokens that spell the text are allowed, not only those that the tokenizer would choose."""
-_SMALL, _ROOM = 8_000, 256 * 2**20
-"""Characters that any thread's stack is enough for; bytes of stack for more."""
+_ROOM = 256 * 2**20
+"""Bytes of stack for reading a grammar."""
+MOST_READING, MOST_SECONDS, MOST_A_TOKEN = 20.0, 2.0, 0.02
+"""Seconds for reading a grammar; of computing for all tokens of an answer, and for each of them besides."""
 _starting = threading.Lock()
-MOST_ITEMS = 20_000
+_NAMED = re.compile(r"(?<=\")\w+(?=\")|\boneOf\b|(?<=format: )\S+\b")
+"""The keyword or format that an error is about."""
+MOST_ITEMS = 5_000
 """States of the parser after one character. Lists written as `list ::= item list` take one for each item."""
 
 
@@ -77,35 +83,41 @@ class Constraint:
 
         limits = LLParserLimits(max_items_in_row=MOST_ITEMS, verbose_errors=False)
         self._size, self._ends, self._what = tokens.size, tokens.ends, what
+        self.spent, self._accepted = 0.0, 0
         made = tokens.made()
-        self._matcher = _with_room(len(lark), lambda: LLMatcher(made, _OPTIONS + lark, log_level=0, limits=limits))
+        self._matcher = _with_room(what, lambda: LLMatcher(made, _OPTIONS + lark, log_level=0, limits=limits))
         self._check("cannot be enforced", "Change that part of it.")
 
     @classmethod
     def of(cls, sampling: Sampling, tokens: Tokens) -> Constraint | None:
         """That of the settings, or None. Raises `BadInput` for a grammar or a schema that is none, and
         `UnsupportedFeature` for one that cannot be enforced."""
-        if sampling.json_schema is not None:
-            return cls(tokens, lark_of_schema(sampling.json_schema), "JSON schema")
+        if (schema := sampling.json_schema) is not None:
+            try:
+                return cls(tokens, lark_of_schema(schema), "JSON schema")
+            except UnsupportedFeature as error:
+                if place := place_of(_NAMED.findall(error.problem), schema):
+                    raise UnsupportedFeature(f"{error.problem.rstrip('.')} (at {place}).", error.hint) from error
+                raise
         if sampling.grammar is not None:
             return cls(tokens, lark_of(sampling.grammar, tokens.tokenize), "grammar")
         return None
 
     def allows(self, token: int) -> bool:
         """Whether the answer may go on with a token."""
-        ended = token in self._ends  # of which llguidance says no once nothing else may come
-        allowed = self._matcher.is_accepting() if ended else self._matcher.validate_tokens([token]) == 1
-        self._check()
-        return allowed
+        if token in self._ends:  # of which llguidance says no once nothing else may come
+            return bool(self._timed(self._matcher.is_accepting))
+        return self._timed(lambda: self._matcher.validate_tokens([token])) == 1
 
     def allowed(self, forbidden: Sequence[int] = ()) -> NDArray[np.bool_]:
         """Of each token whether the answer may go on with it, (vocabulary,), and it is not `forbidden` besides.
 
         Raises `UnsupportedFeature` where none is left.
         """
-        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        self._check()
+        bits = np.frombuffer(self._timed(self._matcher.compute_bitmask), np.uint8)
         found = np.unpackbits(bits, count=self._size, bitorder="little").astype(np.bool_)
+        if not self._matcher.is_accepting():  # to llguidance an end is one of any tokens
+            found[list(self._ends)] = False
         found[list(forbidden)] = False
         if not found.any():
             raise UnsupportedFeature(
@@ -116,8 +128,21 @@ class Constraint:
 
     def accept(self, token: int) -> None:
         """Go on with a token that is allowed."""
-        self._matcher.consume_token(token)
+        self._timed(lambda: self._matcher.consume_token(token))
+        self._accepted += 1
+
+    def _timed(self, call: Callable[[], T]) -> T:
+        """What `call` returns. Raises `UnsupportedFeature` where the matcher fails, or took too much of this thread."""
+        start = time.thread_time()
+        found = call()
+        self.spent += time.thread_time() - start
         self._check()
+        if self.spent > MOST_SECONDS + MOST_A_TOKEN * self._accepted:
+            raise UnsupportedFeature(
+                f"The {self._what} takes too long: {self.spent:.1f} seconds for {self._accepted} tokens.",
+                "Simplify it.",
+            )
+        return found
 
     def _check(self, problem: str = "became too complex", hint: str = "Simplify it.") -> None:
         if not self._matcher.is_error():
@@ -128,11 +153,9 @@ class Constraint:
         raise UnsupportedFeature(f"The {self._what} {problem}: {_first_words(why)}.", hint)
 
 
-def _with_room(size: int, call: Callable[[], T]) -> T:
+def _with_room(what: str, call: Callable[[], T]) -> T:
     """What `call` returns. llguidance goes into rules and references within one another with its stack, whose end is
     the process's; in the largest text there is room for so many that they need half of `_ROOM`."""
-    if size < _SMALL:
-        return call()
     found: list[T] = []
     with _starting:
         before = threading.stack_size(_ROOM)
@@ -140,18 +163,20 @@ def _with_room(size: int, call: Callable[[], T]) -> T:
             thread = threading.Thread(target=lambda: found.append(call()), name="hanpaca grammar", daemon=True)
             thread.start()
         except RuntimeError as error:
-            raise EngineFailure(f"There is no memory for a grammar of {size:,} characters.", "Simplify it.") from error
+            raise EngineFailure(f"There is no memory for reading the {what}.", "Simplify it.") from error
         finally:
             threading.stack_size(before)
-    thread.join()
+    thread.join(MOST_READING)
     if not found:
-        raise EngineFailure(f"A grammar of {size:,} characters could not be read.", "Simplify it.")
+        raise UnsupportedFeature(f"The {what} cannot be read in {MOST_READING:.0f} seconds.", "Simplify it.")
     return found[0]
 
 
 def _first_words(error: str) -> str:
     """llguidance's reason without its state, the source it quotes, where in its own notation it is, and its options."""
     text = re.split(r"\n<|\n +1 \||\. Enable '|; consider |; try ", error)[0]
+    if text.endswith("oneOf constraints are not supported"):
+        text = "oneOf of schemas that may both match; anyOf can be"
     text = re.sub(r"^(at \d+\(\d+\): )?(failed to compile JSON schema: )?", "", text)
     if text.startswith("panic"):
         text = "it is too large"

@@ -23,7 +23,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _CHARACTER = re.compile(
-    r"\\(?:x(?P<x>[0-9A-Fa-f]{2})|u(?P<u>[0-9A-Fa-f]{4})|U(?P<U>[0-9A-Fa-f]{8})|(?P<plain>[nrt\\\"\[\]]))|(?P<bare>[^\\])",
+    r"\\(?:x(?P<x>[0-9A-Fa-f]{2})|u(?P<u>[0-9A-Fa-f]{4})|U(?P<U>[0-9A-Fa-f]{8})|(?P<plain>[nrt\\\"\[\]\-]))|(?P<bare>[^\\])",
     re.DOTALL,
 )
 _PLAIN = {"n": "\n", "r": "\r", "t": "\t"}
@@ -62,6 +62,7 @@ def lark_of(grammar: str, tokenize: Tokenize) -> str:
     reached = _reached(rules)
     if endless := [name for name in reached.keys() - _ending(rules) if name[0] != "("]:
         raise BadInput(f"No text can ever match the grammar's rule `{min(endless)}`.", "Give it a way to end.")
+    _check_beginnings({name: rules[name] for name in reached})
     if sum(item.size for name in reached for items in rules[name] for item in items) > MOST_SYMBOLS:
         raise _too_large(f"at most {MOST_SYMBOLS:,} letters, sets and names are possible")
     names = {name: "start" if name == "root" else f"r{number}" for number, name in enumerate(reached)}
@@ -182,6 +183,8 @@ def _repeat(items: list[_Item], text: str, rules: _Rules) -> None:
         least, most = {"*": (0, None), "+": (1, None), "?": (0, 1)}[text]
     else:
         low, comma, high = re.sub(r"\s", "", text[1:-1]).partition(",")
+        if not low + high:
+            raise _unread(f"{text!r} says no number")
         if len(low + high) > 18:  # more digits than Python turns into a number
             raise BadInput(f"The grammar's repetition {text[:20]}… is not possible.", f"At most {MOST_REPEATS}.")
         least = int(low or 0)
@@ -216,8 +219,52 @@ def _names(alternatives: list[list[_Item]]) -> Iterator[str]:
     return (item.name for items in alternatives for item in items if item.name)
 
 
+def _check_beginnings(rules: _Rules) -> None:
+    """Raise `BadInput` for a rule that begins with itself: llguidance follows it, and takes ever longer."""
+    empty = _least(rules, lambda item, known: item.least == 0 or item.lark == '""' or item.name in known)
+    edges = {name: _beginnings(alternatives, empty) for name, alternatives in rules.items()}
+    done: set[str] = set()
+    for start in rules:
+        path: dict[str, Iterator[str]] = {}
+        waiting = [start]
+        while waiting:
+            name = waiting.pop()
+            if name not in done:
+                path[name] = iter(edges[name])
+            while path and not waiting:
+                last = next(reversed(path))
+                following = next((one for one in path[last] if one not in done), None)
+                if following in path:
+                    circle = [*path][[*path].index(following) :]
+                    shown = next((one for one in circle if one[0] != "("), "root")
+                    raise BadInput(
+                        f"The grammar's rule `{shown}` begins with itself.", "Let it begin with something else."
+                    )
+                if following is None:
+                    path.popitem()
+                    done.add(last)
+                else:
+                    waiting.append(following)
+
+
+def _beginnings(alternatives: list[list[_Item]], empty: set[str]) -> list[str]:
+    """The rules with which a text may begin; `empty` are those that match the empty text."""
+    found = []
+    for items in alternatives:
+        for item in items:
+            found += [item.name] if item.name else []
+            if item.least and item.lark != '""' and item.name not in empty:
+                break
+    return found
+
+
 def _ending(rules: _Rules) -> set[str]:
-    """The rules that a finite text matches: the least set that holds."""
+    """The rules that a finite text matches."""
+    return _least(rules, lambda item, known: item.least == 0 or not item.name or item.name in known)
+
+
+def _least(rules: _Rules, holds: Callable[[_Item, set[str]], bool]) -> set[str]:
+    """The least set of rules of which all items of an alternative hold, if the set's rules do."""
     users: dict[str, set[str]] = {}
     for name, alternatives in rules.items():
         for used in _names(alternatives):
@@ -226,9 +273,7 @@ def _ending(rules: _Rules) -> set[str]:
     waiting = list(rules)
     while waiting:
         name = waiting.pop()
-        if name not in known and any(
-            all(item.least == 0 or not item.name or item.name in known for item in items) for items in rules[name]
-        ):
+        if name not in known and any(all(holds(item, known) for item in items) for items in rules[name]):
             known.add(name)
             waiting += users.get(name, ())
     return known

@@ -1,22 +1,23 @@
 """JSON schema (2020-12) as llguidance enforces it, with what it would let through mended or refused. Knows no model.
 
-llguidance refuses by name what it cannot enforce. Left for here: dates that exist, numbers of endless length, names
-that could come twice, and schemas that no finite value matches.
+llguidance refuses by name what it cannot enforce. Left for here: dates that exist, whole numbers of endless length, and
+what it takes for something else. What would take it too long, or has no end, is found in `json_limits.py`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote
 
 from ..errors import BadInput, UnsupportedFeature
+from .json_limits import apart, check_effort, check_end, mappings
 
 LARGEST = 512 * 1024
 """Characters."""
-MOST_DIGITS = 15
-"""Digits of a whole number without bounds: what a double holds exactly."""
+_MOST = 10**15 - 1
+"""Largest whole number where nothing bounds it: a double holds so many digits exactly."""
 _LAYOUT = {"whitespace_pattern": r" |\n[ \t]{0,20}", "lenient": False, "coerce_one_of": False}
 """Between the parts of a value: nothing, a space, or a new line and its indent."""
 
@@ -32,6 +33,9 @@ _FORMATS = {"date": _DATE, "time": _TIME, "date-time": f"{_DATE}T{_TIME}"}
 _SCHEMAS = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
 _LISTS = ("prefixItems", "anyOf", "oneOf", "allOf")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+_IDLE = {"uniqueItems": False, "unevaluatedProperties": True, "propertyNames": {"type": "string"}, "not": False}
+"""Keywords that say nothing with these values."""
 
 
 def lark_of_schema(schema: Mapping[str, Any]) -> str:
@@ -40,20 +44,27 @@ def lark_of_schema(schema: Mapping[str, Any]) -> str:
     Raises `UnsupportedFeature` for what cannot be enforced and `BadInput` for what is no schema.
     """
     try:
-        _check_end(schema)
-        closed = not any(_combines(one) for one in _mappings(schema))
-        text = json.dumps({**_mended(schema, closed), "x-guidance": _LAYOUT}, allow_nan=False)
+        size = len(json.dumps(schema, allow_nan=False))
+        if size > LARGEST:
+            raise BadInput(f"The JSON schema has {size:,} characters; {LARGEST:,} are possible.", "Split the question.")
+        check_end(schema)
+        check_effort(schema)
+        closed = not any(_combines(one) for one in mappings(schema))
+        mended = _mended(schema, closed, schema)
+        return f"start: %json {json.dumps({**mended, 'x-guidance': _LAYOUT | _escapes(mended)})}"
     except RecursionError as error:
         raise BadInput("The JSON schema has too many levels.", "Use $ref to repeat a part of it.") from error
     except (TypeError, ValueError) as error:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"The JSON schema is no JSON: {error}.") from error
-    if len(text) > LARGEST:
-        raise BadInput(
-            f"The JSON schema has {len(text):,} characters; {LARGEST:,} are possible.", "Split the question."
-        )
-    return f"start: %json {text}"
+
+
+def _escapes(schema: Mapping[str, Any]) -> dict[str, str]:
+    """Where an object may have more names than its schema's, none is spelled in digits: `\\u0061` is an a too."""
+    opened = (one for one in mappings(schema) if one.get("additionalProperties", True) is not False)
+    named = any(one.get("properties") or one.get("patternProperties") for one in opened)
+    return {"json_allowed_escapes": 'nrbtf\\"'} if named else {}
 
 
 def _combines(schema: Mapping[str, Any]) -> bool:
@@ -64,106 +75,56 @@ def _combines(schema: Mapping[str, Any]) -> bool:
     return bool(own and others) or (isinstance(several, list | tuple) and len(several) > 1)
 
 
-def _mended(schema: Any, closed: bool) -> Any:
+def _mended(schema: Any, closed: bool, whole: Mapping[str, Any]) -> Any:
     """The schema with formats as patterns and bounds on whole numbers. `closed`: objects that name properties, and do
     not say whether there may be others, hold no others."""
     if not isinstance(schema, Mapping):
         return schema
-    found = dict(schema)
-    for name, inner in schema.items():
+    found = {name: inner for name, inner in schema.items() if name not in _IDLE or inner != _IDLE[name]}
+    for name, inner in found.items():
         if name in _SCHEMAS:
-            found[name] = _mended(inner, closed)
+            found[name] = _mended(inner, closed, whole)
         elif name in _LISTS and isinstance(inner, list | tuple):
-            found[name] = [_mended(one, closed) for one in inner]
+            found[name] = [_mended(one, closed, whole) for one in inner]
         elif name in _NAMED and isinstance(inner, Mapping):
-            found[name] = {key: _mended(one, closed) for key, one in inner.items()}
-    if isinstance(found.get("format"), str) and found["format"] in _FORMATS and "pattern" not in found:
-        found["pattern"] = f"^{_FORMATS[found.pop('format')]}$"
+            found[name] = {key: _mended(one, closed, whole) for key, one in inner.items()}
+    if "oneOf" in found and "anyOf" not in found and apart(found["oneOf"], whole):
+        found["anyOf"] = found.pop("oneOf")
+    _mend_texts(found)
+    _mend_numbers(found)
     if closed and "additionalProperties" not in found and isinstance(found.get("properties"), Mapping):
         names = [name for name in found.get("required") or () if isinstance(name, str)]
         found["properties"] = {**found["properties"], **{n: True for n in names if n not in found["properties"]}}
         found["additionalProperties"] = False
-    least = found.get("minProperties", 0)
-    if isinstance(least, int | float) and least > 1:
-        raise UnsupportedFeature(
-            "The JSON schema cannot be enforced: minProperties above 1, as a name could come twice.",
-            "Name the properties and require them.",
-        )
-    if found.get("type") == "integer" and "multipleOf" not in found:
-        largest = 10**MOST_DIGITS - 1
-        if not {"minimum", "exclusiveMinimum"} & set(found):
-            found["minimum"] = -largest
-        if not {"maximum", "exclusiveMaximum"} & set(found):
-            found["maximum"] = largest
     return found
 
 
-def _check_end(whole: Mapping[str, Any]) -> None:
-    """Refuse a schema that only values without end match."""
-    waiting = ["#", *(one["$ref"] for one in _mappings(whole) if isinstance(one.get("$ref"), str))]
-    ending: set[str] = set()
-    while True:
-        known = len(ending)
-        for pointer in reversed(waiting):  # most often the last are those that the first refer to
-            if pointer not in ending and _ends(_at(whole, pointer), ending):
-                ending.add(pointer)
-        if len(ending) == known:
-            break
-        waiting = [pointer for pointer in reversed(waiting) if pointer not in ending]
-    if "#" not in ending:
-        raise BadInput("The JSON schema refers to itself without end: no value matches it.", "Give it a way to end.")
+def _mend_texts(schema: dict[str, Any]) -> None:
+    if isinstance(schema.get("format"), str) and schema["format"] in _FORMATS and "pattern" not in schema:
+        schema["pattern"] = f"^{_FORMATS[schema.pop('format')]}$"
+    elif isinstance(schema.get("pattern"), str):
+        schema["pattern"] = _without_quotes(schema["pattern"])
+    if isinstance(named := schema.get("patternProperties"), Mapping):
+        schema["patternProperties"] = {_without_quotes(pattern): inner for pattern, inner in named.items()}
 
 
-def _mappings(schema: Any) -> Iterator[Mapping[str, Any]]:
-    """Everything in a schema that may be one."""
-    waiting = [schema]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, Mapping):
-            yield one
-            waiting += one.values()
-        elif isinstance(one, list | tuple):
-            waiting += one
+def _without_quotes(pattern: str) -> str:
+    """llguidance takes a class that holds every control character for one with quotes and backslashes, whatever it
+    says: in `[^"]` one of them is left out."""
+    if re.search(r"(?<!\\)(?:\\\\)*\\P", pattern):
+        raise UnsupportedFeature(f"The JSON schema cannot be enforced: \\P in the pattern {pattern!r}.", "Use [^…].")
+    return re.sub(r"(?<!\\)((?:\\\\)*)\[\^", r"\1[^\\x01", pattern)
 
 
-def _at(whole: Any, pointer: str) -> Any:
-    """What a pointer names; True where it is not found, which llguidance will say."""
-    for part in unquote(pointer).split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(whole, Mapping) and name in whole:
-            whole = whole[name]
-        elif isinstance(whole, list | tuple) and name.isdecimal() and int(name) < len(whole):
-            whole = whole[int(name)]
-        else:
-            return True
-    return whole
-
-
-def _ends(schema: Any, ending: set[str]) -> bool:
-    """Whether a finite value may match, if those that `ending` names do. What is no schema is not refused here."""
-    if not isinstance(schema, Mapping):
-        return True
+def _mend_numbers(schema: dict[str, Any]) -> None:
+    """Bound whole numbers that nothing bounds, which a model may write without end."""
     kinds = schema.get("type")
-    if "$ref" in schema and isinstance(schema["$ref"], str) and schema["$ref"] not in ending:
-        return False
-    for form, enough in (("anyOf", any), ("oneOf", any), ("allOf", all)):
-        options = schema.get(form)
-        if isinstance(options, list | tuple) and options and not enough(_ends(one, ending) for one in options):
-            return False
-    if kinds == "object" or (kinds is None and "properties" in schema):
-        return all(_ends(one, ending) for one in _required(schema))
-    if kinds == "array" and isinstance(schema.get("minItems"), int) and schema["minItems"] > 0:
-        first = schema.get("prefixItems")
-        heads = list(first[: schema["minItems"]]) if isinstance(first, list | tuple) else []
-        rest = [schema.get("items", True)] if len(heads) < schema["minItems"] else []
-        return all(_ends(one, ending) for one in heads + rest)
-    return True
-
-
-def _required(schema: Mapping[str, Any]) -> list[Any]:
-    """The schemas of the properties that an object must have."""
-    named, names = schema.get("properties"), schema.get("required")
-    extra = schema.get("additionalProperties", True)
-    if not isinstance(names, list | tuple) or not isinstance(named, Mapping | None):
-        return []
-    return [(named or {}).get(name, extra) for name in names if isinstance(name, str)]
+    kinds = kinds if isinstance(kinds, list | tuple) else [kinds]
+    if "integer" not in kinds or "number" in kinds or {"const", "enum"} & set(schema):
+        return
+    if any(isinstance(schema.get(name), int | float) and abs(schema[name]) > _MOST for name in _BOUNDS):
+        return
+    if not {"minimum", "exclusiveMinimum"} & set(schema):
+        schema["minimum"] = -_MOST
+    if not {"maximum", "exclusiveMaximum"} & set(schema):
+        schema["maximum"] = _MOST

@@ -3,14 +3,17 @@
 import ctypes
 import random
 import re
+import threading
+import time
 
 import llama_cpp as L
 import pytest
-from constrained import constraint, matches
+from constrained import END, constraint, matches
 
+from hanpaca.core.engines.constraints import MOST_SECONDS
 from hanpaca.core.engines.gbnf import lark_of
 from hanpaca.core.engines.llama_native import NativeWeights
-from hanpaca.core.errors import BadInput
+from hanpaca.core.errors import BadInput, UnsupportedFeature
 
 JSON = r"""root ::= object
 value ::= object | array | string | number | ("true" | "false" | "null") ws
@@ -44,7 +47,7 @@ CONDITIONS = 'root ::= if | [a-z]+ ";"\nif ::= "if (" [a-z]+ ")" root ("else" ro
         ("root ::= [-a] [a-] [+--]", ["-a-", "a-,"], ["b--", "--."]),
         ("root ::= [^a-y] .", ["z\n", "\u0000中"], ["aa", "z"]),
         ('root ::= "ab" "c" | [a-z] [a-z] "d"', ["abc", "abd"], ["ab"]),
-        ('root ::= root "a" | "b"', ["b", "baaa"], ["a", ""]),
+        (r"root ::= [a\-c]{2}", ["a-", "-c"], ["ab"]),
         ('root ::= "a"{0} "b"{2} ("c"?)* ""', ["bb", "bbcc"], ["abb", "b"]),
         ("root ::= <[97]> !<[98]>", ["ac"], ["ab", "bc"]),
         (CONDITIONS, ["if (a)if (b)c;elsed;", "x;"], ["if (a)", "else d;"]),
@@ -80,6 +83,10 @@ def test_what_matches(grammar: str, good: list[str], bad: list[str]) -> None:
         ("root ::= [a]{" + "9" * 5000 + "}", "not possible"),
         ("root ::= [a]{٣}", "not understood"),
         ("root ::= [z-a]", "earlier"),
+        ('root ::= "a"{}', "no number"),
+        ('root ::= root "a" | "b"', "`root` begins with itself"),
+        ('root ::= other\nother ::= [a-z]? (("b" | other) "c") | "d"', "`other` begins with itself"),
+        ("root ::= x*\nx ::= y?\ny ::= x | [a-z]", "begins with itself"),
         ("root ::= []", "empty"),
         (r'root ::= "\q"', "no character"),
         (r'root ::= "\xZZ"', "no character"),
@@ -98,6 +105,9 @@ def test_what_is_no_grammar_is_refused(grammar: str, why: str) -> None:
         constraint(grammar=grammar)
 
 
+MANY_WAYS = f"root ::= {' | '.join(f'b{n}' for n in range(200))}\n" + "\n".join(
+    f'b{n} ::= [a-z] c{n}\nc{n} ::= root | ""' for n in range(200)
+)
 NULLABLE = "root ::= a0\n" + "\n".join(f"a{i} ::= a{i + 1}? a{i + 1}?" for i in range(9000)) + '\na9000 ::= "x"'
 CHAIN = (
     "root ::= a0\n" + "\n".join(f'a{i} ::= "x" b{i}\nb{i} ::= a{i + 1} | ""' for i in range(6000)) + '\na6000 ::= "y"'
@@ -126,6 +136,37 @@ def test_whatever_is_large_is_followed_or_refused_and_ends_nothing(grammar: str)
             held.accept(int(held.allowed().argmax()))
     except BadInput as error:
         assert "too complex" in str(error) or "too large" in str(error)
+
+
+def test_an_end_is_no_token_of_any_kind_before_the_end() -> None:
+    held = constraint(grammar="root ::= !<[98]>* <[98]>")
+    for token in (97, 99, 98):
+        assert held.allowed()[token] and not held.allowed()[END]
+        held.accept(token)
+    assert held.allowed()[END] and not held.allowed()[97]
+
+
+@pytest.mark.parametrize("grammar", ["root ::= " + "(" * 3 + "[a-z]{0,2000}" + "){0,2000}" * 3, MANY_WAYS])
+def test_what_takes_too_long_is_given_up(grammar: str) -> None:
+    held, start = constraint(grammar=grammar), time.thread_time()
+    with pytest.raises(UnsupportedFeature, match=r"takes too long|too complex"):
+        for _ in range(2000):
+            held.allowed()
+            held.accept(97)
+    assert held.spent < 10 * MOST_SECONDS and time.thread_time() - start < 60
+
+
+def test_a_small_stack_is_enough() -> None:
+    before, found = threading.stack_size(256 * 1024), list[bool]()
+    try:
+        thread = threading.Thread(
+            target=lambda: found.append(matches("a", grammar="root ::= " + "(" * 900 + '"a"' + ")" * 900))
+        )
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    assert found == [True]
 
 
 def native_matches(weights: NativeWeights, grammar: str, text: str) -> bool:

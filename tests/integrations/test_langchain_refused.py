@@ -137,7 +137,9 @@ def test_log_probabilities_are_counted(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [ChatHanpaca, HanpacaLLM])
-@pytest.mark.parametrize("name", ["context", "max_tokens", "seed", "top_k", "temperature", "timeout", "stop", "json_schema"])
+@pytest.mark.parametrize(
+    "name", ["context", "max_tokens", "seed", "top_k", "temperature", "timeout", "stop", "json_schema"]
+)
 def test_true_is_no_number(kind: Callable[..., Any], name: str, tiny: Path) -> None:
     with pytest.raises(BadInput, match=f"{name} must be"):
         kind(model=str(tiny), **{name: True})
