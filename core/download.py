@@ -6,7 +6,6 @@ revision never continues it, and a second process that wants the same file waits
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import http.client
 import os
@@ -22,6 +21,7 @@ from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
 
 from .errors import DownloadFailed
+from .locks import locked
 
 CHUNK = 1 << 20
 PATIENCE = 30.0
@@ -214,12 +214,10 @@ def _copy(file: RemoteFile, out: IO[bytes], hashes: _Hashes, on_bytes: OnBytes) 
 def _locked(part: Path, name: str) -> Iterator[IO[bytes]]:
     while True:
         with part.open("a+b") as out:
-            try:
-                fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not locked(out):
                 raise DownloadFailed(
                     f"Another process is downloading {name}.", "Wait for it; then run this command again."
-                ) from None
+                )
             if _is_file_at(out, part):
                 yield out
                 return

@@ -84,6 +84,7 @@ class Constraint:
         limits = LLParserLimits(max_items_in_row=MOST_ITEMS, verbose_errors=False)
         self._size, self._ends, self._what = tokens.size, tokens.ends, what
         self.spent, self._accepted = 0.0, 0
+        """Seconds of computing, and tokens."""
         made = tokens.made()
         self._matcher = _with_room(what, lambda: LLMatcher(made, _OPTIONS + lark, log_level=0, limits=limits))
         self._check("cannot be enforced", "Change that part of it.")
@@ -155,7 +156,8 @@ class Constraint:
 
 def _with_room(what: str, call: Callable[[], T]) -> T:
     """What `call` returns. llguidance goes into rules and references within one another with its stack, whose end is
-    the process's; in the largest text there is room for so many that they need half of `_ROOM`."""
+    the process's; in the largest text there is room for so many that they need half of `_ROOM`. A thread that others
+    start in the same instant gets as much."""
     found: list[T] = []
     with _starting:
         before = threading.stack_size(_ROOM)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..errors import BadInput
+from .references import circular, least
 
 LARGEST, MOST_SYMBOLS, MOST_REPEATS = 256 * 1024, 60_000, 2000
 """Characters; letters, sets, names and groups; repetitions of one item."""
@@ -221,30 +222,10 @@ def _names(alternatives: list[list[_Item]]) -> Iterator[str]:
 
 def _check_beginnings(rules: _Rules) -> None:
     """Raise `BadInput` for a rule that begins with itself: llguidance follows it, and takes ever longer."""
-    empty = _least(rules, lambda item, known: item.least == 0 or item.lark == '""' or item.name in known)
-    edges = {name: _beginnings(alternatives, empty) for name, alternatives in rules.items()}
-    done: set[str] = set()
-    for start in rules:
-        path: dict[str, Iterator[str]] = {}
-        waiting = [start]
-        while waiting:
-            name = waiting.pop()
-            if name not in done:
-                path[name] = iter(edges[name])
-            while path and not waiting:
-                last = next(reversed(path))
-                following = next((one for one in path[last] if one not in done), None)
-                if following in path:
-                    circle = [*path][[*path].index(following) :]
-                    shown = next((one for one in circle if one[0] != "("), "root")
-                    raise BadInput(
-                        f"The grammar's rule `{shown}` begins with itself.", "Let it begin with something else."
-                    )
-                if following is None:
-                    path.popitem()
-                    done.add(last)
-                else:
-                    waiting.append(following)
+    empty = _holding(rules, lambda item, known: item.least == 0 or item.lark == '""' or item.name in known)
+    if circle := circular({name: _beginnings(alternatives, empty) for name, alternatives in rules.items()}):
+        shown = next((name for name in reversed(circle) if name[0] != "("), "root")
+        raise BadInput(f"The grammar's rule `{shown}` begins with itself.", "Let it begin with something else.")
 
 
 def _beginnings(alternatives: list[list[_Item]], empty: set[str]) -> list[str]:
@@ -260,23 +241,13 @@ def _beginnings(alternatives: list[list[_Item]], empty: set[str]) -> list[str]:
 
 def _ending(rules: _Rules) -> set[str]:
     """The rules that a finite text matches."""
-    return _least(rules, lambda item, known: item.least == 0 or not item.name or item.name in known)
+    return _holding(rules, lambda item, known: item.least == 0 or not item.name or item.name in known)
 
 
-def _least(rules: _Rules, holds: Callable[[_Item, set[str]], bool]) -> set[str]:
-    """The least set of rules of which all items of an alternative hold, if the set's rules do."""
-    users: dict[str, set[str]] = {}
-    for name, alternatives in rules.items():
-        for used in _names(alternatives):
-            users.setdefault(used, set()).add(name)
-    known: set[str] = set()
-    waiting = list(rules)
-    while waiting:
-        name = waiting.pop()
-        if name not in known and any(all(holds(item, known) for item in items) for items in rules[name]):
-            known.add(name)
-            waiting += users.get(name, ())
-    return known
+def _holding(rules: _Rules, holds: Callable[[_Item, set[str]], bool]) -> set[str]:
+    """The rules with an alternative whose items all hold, if the rules found do."""
+    uses = {name: list(_names(alternatives)) for name, alternatives in rules.items()}
+    return least(uses, lambda name, known: any(all(holds(item, known) for item in items) for items in rules[name]))
 
 
 def _alternatives(alternatives: list[list[_Item]], names: dict[str, str]) -> str:

@@ -5,14 +5,15 @@ Knows no model.
 
 from __future__ import annotations
 
-import json
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 from urllib.parse import unquote
 
 from ..errors import BadInput, UnsupportedFeature
+from .references import circular, least
 
 MOST_STATES = 100_000
 """Of the remainders by what a number must be a multiple of: llguidance has a state for each."""
@@ -41,9 +42,9 @@ def mappings(schema: Any) -> Iterator[Mapping[str, Any]]:
 
 def place_of(words: Collection[str], schema: Mapping[str, Any]) -> str:
     """Where a schema first has one of these keywords or formats, as /properties/name; empty: nowhere below its root."""
-    waiting: list[tuple[str, Any]] = [("", schema)]
+    waiting: deque[tuple[str, Any]] = deque([("", schema)])
     while waiting:
-        place, one = waiting.pop(0)
+        place, one = waiting.popleft()
         if isinstance(one, Mapping):
             if any(word in one or one.get("format") == word for word in words):
                 return place
@@ -57,7 +58,9 @@ def check_effort(whole: Mapping[str, Any]) -> None:
     """Raise `UnsupportedFeature` for what would take too long, or become another value."""
     states, patterns, combines = 1, 0, False
     for schema in mappings(whole):
-        states *= _states(schema) if states <= MOST_STATES else 1
+        if (own := _states(schema)) > MOST_STATES:
+            raise _refused(f"multipleOf {schema['multipleOf']}, which is too long a number")
+        states = min(states * own, MOST_STATES + 1)
         patterns += isinstance(schema.get("pattern"), str)
         combines = combines or _combines(schema)
         if isinstance(least := schema.get("minProperties"), int | float) and least > 1:
@@ -66,8 +69,6 @@ def check_effort(whole: Mapping[str, Any]) -> None:
             raise _refused(f"more than {MOST_PATTERNS} patternProperties of an object")
         if _size(schema, "required") > MOST_NAMES:
             raise _refused(f"more than {MOST_NAMES:,} required properties")
-        if _states(schema) > MOST_STATES:
-            raise _refused(f"multipleOf {schema['multipleOf']}, which is too long a number")
         for name in ("const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
             if name in schema and _has_large(schema[name]):
                 raise _refused(f"a whole number beyond 2**53 in {name}")
@@ -117,41 +118,19 @@ def _refused(what: str) -> UnsupportedFeature:
 
 def check_end(whole: Mapping[str, Any]) -> None:
     """Raise `BadInput` for a schema that only values without end match, or that leads to itself without a value."""
-    pointers = {"#", *(one["$ref"] for one in mappings(whole) if isinstance(one.get("$ref"), str))}
-    places = {pointer: _at(whole, pointer) for pointer in pointers}
-    users: dict[str, list[str]] = {}
-    for pointer, schema in places.items():
-        for used in {one["$ref"] for one in mappings(schema) if isinstance(one.get("$ref"), str)}:
-            users.setdefault(used, []).append(pointer)
-    ending: set[str] = set()
-    waiting = list(pointers)
-    while waiting:
-        pointer = waiting.pop()
-        if pointer not in ending and _ends(places[pointer], ending):
-            ending.add(pointer)
-            waiting += users.get(pointer, ())
-    if not _ends(whole, ending):
+    places = {pointer: look_up(whole, pointer) for pointer in ("#", *_references(whole))}
+    uses = {pointer: _references(schema) for pointer, schema in places.items()}
+    ending = least(uses, lambda pointer, known: _ends(places[pointer], known))
+    if "#" not in ending:
         raise BadInput("The JSON schema refers to itself without end: no value matches it.", "Give it a way to end.")
-    _check_circles({pointer: _at_once(schema) for pointer, schema in places.items()})
-
-
-def _check_circles(leads: Mapping[str, Collection[str]]) -> None:
-    """Raise `BadInput` where references lead back to where they began with no value between."""
-    left = {pointer: len(set(others)) for pointer, others in leads.items()}
-    users: dict[str, list[str]] = {}
-    for pointer, others in leads.items():
-        for other in set(others):
-            users.setdefault(other, []).append(pointer)
-    waiting = [pointer for pointer, count in left.items() if not count]
-    while waiting:
-        for user in users.get(waiting.pop(), ()):
-            left[user] -= 1
-            if not left[user]:
-                waiting.append(user)
-    if circle := sorted(pointer for pointer, count in left.items() if count):
+    if circle := circular({pointer: _at_once(schema) for pointer, schema in places.items()}):
         raise BadInput(
-            f"The JSON schema at {circle[0]} refers to itself without end.", "Let a property or an item come between."
+            f"The JSON schema at {min(circle)} refers to itself without end.", "Let a property or an item come between."
         )
+
+
+def _references(schema: Any) -> set[str]:
+    return {one["$ref"] for one in mappings(schema) if isinstance(one.get("$ref"), str)}
 
 
 def _at_once(schema: Any) -> list[str]:
@@ -166,7 +145,7 @@ def _at_once(schema: Any) -> list[str]:
     return found
 
 
-def _at(whole: Any, pointer: str) -> Any:
+def look_up(whole: Any, pointer: str) -> Any:
     """What a pointer names; True where it is not found, which llguidance will say."""
     for part in unquote(pointer).split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")
@@ -177,48 +156,6 @@ def _at(whole: Any, pointer: str) -> Any:
         else:
             return True
     return whole
-
-
-def apart(options: Any, whole: Mapping[str, Any]) -> bool:
-    """Whether no value matches two of the schemas, as far as constants, or constants of a property that all must have,
-    tell: then oneOf is anyOf."""
-    if not isinstance(options, list | tuple):
-        return False
-    found = [_resolved(option, whole) for option in options]
-    if _differ([_constants(option) for option in found]):
-        return True
-    if not found or any(option.get("type") != "object" for option in found):
-        return False
-    return any(
-        _differ([_constants(_resolved((option.get("properties") or {}).get(tag), whole)) for option in found])
-        for tag in set.intersection(*(set(_listed(option.get("required"))) for option in found))
-    )
-
-
-def _differ(values: list[set[str] | None]) -> bool:
-    """Whether there are constants everywhere, and none twice."""
-    known = [value for value in values if value is not None]
-    return 0 < len(known) == len(values) and sum(map(len, known)) == len(set.union(*known))
-
-
-def _constants(schema: Mapping[str, Any]) -> set[str] | None:
-    """The values that a schema names, as text; None where it names none, or what may be written in two ways."""
-    values = [schema["const"]] if "const" in schema else schema.get("enum")
-    if not isinstance(values, list | tuple) or not all(isinstance(value, str | int | None) for value in values):
-        return None
-    return {json.dumps(value) for value in values}
-
-
-def _resolved(schema: Any, whole: Mapping[str, Any]) -> Mapping[str, Any]:
-    for _ in range(10):
-        if not isinstance(schema, Mapping) or not isinstance(schema.get("$ref"), str):
-            break
-        schema = _at(whole, schema["$ref"])
-    return schema if isinstance(schema, Mapping) else {}
-
-
-def _listed(value: Any) -> list[str]:
-    return [one for one in value if isinstance(one, str)] if isinstance(value, list | tuple) else []
 
 
 def _ends(schema: Any, ending: set[str]) -> bool:

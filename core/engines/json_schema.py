@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import BadInput, UnsupportedFeature
-from .json_limits import apart, check_effort, check_end, mappings
+from .json_limits import check_effort, check_end, mappings
+from .json_one_of import apart
 
 LARGEST = 512 * 1024
 """Characters."""
@@ -49,7 +50,7 @@ def lark_of_schema(schema: Mapping[str, Any]) -> str:
             raise BadInput(f"The JSON schema has {size:,} characters; {LARGEST:,} are possible.", "Split the question.")
         check_end(schema)
         check_effort(schema)
-        closed = not any(_combines(one) for one in mappings(schema))
+        closed = not any(_joins_objects(one) for one in mappings(schema))
         mended = _mended(schema, closed, schema)
         return f"start: %json {json.dumps({**mended, 'x-guidance': _LAYOUT | _escapes(mended)})}"
     except RecursionError as error:
@@ -67,7 +68,7 @@ def _escapes(schema: Mapping[str, Any]) -> dict[str, str]:
     return {"json_allowed_escapes": 'nrbtf\\"'} if named else {}
 
 
-def _combines(schema: Mapping[str, Any]) -> bool:
+def _joins_objects(schema: Mapping[str, Any]) -> bool:
     """Whether an object's properties may come from several schemas."""
     several = schema.get("allOf")
     own = {"properties", "required", "additionalProperties"} & set(schema)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import BadInput
+from ..locks import locked
 from .base import Base
 from .items import Source
 from .options import Options, from_json
@@ -29,12 +29,8 @@ def alone(run: Path) -> Iterator[None]:
     folder = os.open(run, os.O_RDONLY)
     try:
         with suppress(OSError):
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BadInput(
-                    f"Another process trains in {run}.", "Wait for it, or name another folder with --out."
-                ) from None
+            if not locked(folder):
+                raise BadInput(f"Another process trains in {run}.", "Wait for it, or name another folder with --out.")
         yield
     finally:
         os.close(folder)
