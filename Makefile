@@ -1,7 +1,13 @@
 # Everything here works on a fresh clone with Python 3.11 or newer, a C compiler and make.
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# How llama.cpp is compiled, as far as the compiler knows these flags. GCC before 11.5, 12.4 and 13.3 drops stores that AMX
+# needs, and with AVX512-FP16 llama.cpp computes attention heads of 64 dimensions number by number.
+takes = $(shell $(CXX) $(1) -E -x c++ /dev/null >/dev/null 2>&1 && echo $(1))
+HALF = $(call takes,-mno-avx512fp16)
+INSTALL = CFLAGS="$(CFLAGS) $(HALF)" CXXFLAGS="$(CXXFLAGS) $(HALF) $(call takes,-fno-dse -fno-tree-dse)" \
+    $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help demo train-demo test test-slow test-vllm lint format bench dist clean

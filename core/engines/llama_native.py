@@ -19,6 +19,7 @@ from typing import Any
 from ..errors import BadInput, BadModelFile, EngineUnavailable
 from .base import Vocabulary
 from .constraints import Tokens
+from .llama_probe import amx_works
 
 BATCH = 256
 """Most tokens of one forward pass on a CPU, n_batch and n_ubatch alike: a pass is never split behind our back.
@@ -110,6 +111,7 @@ class NativeWeights:
                 raise BadInput(f"tensor_split names {len(tensor_split)} devices; at most {L.llama_max_devices()}.")
             split = (ctypes.c_float * L.llama_max_devices())(*tensor_split)
             params.tensor_split = split
+        params.use_extra_bufts = vocab_only or amx_works()  # weights laid out for the processor
         L.llama_backend_init()
         with native_errors() as lines:
             self.handle = L.llama_model_load_from_file(os.fsencode(path), params)

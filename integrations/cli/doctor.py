@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.catalog import entries, resolve
+from ...core.engines.llama_probe import amx_works, has_amx
 from ...core.errors import HanpacaError
 from .arguments import Parser, add_json
 from .output import as_json, say, size, table
@@ -78,6 +79,7 @@ def _llama_cpp() -> dict[str, Any]:
         "version": llama_cpp.__version__,
         "compiled_for": features,
         "gpu": bool(llama_cpp.llama_supports_gpu_offload()),
+        "amx": amx_works() if has_amx() else None,  # it warns where they were compiled wrongly
     }
 
 

@@ -132,7 +132,9 @@ def test_models_as_json(told: Any) -> None:
 @pytest.mark.usefixtures("smollm2")
 def test_doctor_as_json(told: Any) -> None:
     report = told("doctor")
-    assert report["engines"]["llama_cpp"]["ok"]
+    llama_cpp = report["engines"]["llama_cpp"]
+    assert llama_cpp["ok"]
+    assert (llama_cpp["amx"] is None) == ("AMX_INT8" not in llama_cpp["compiled_for"])
     assert report["bundled"]["smollm2"].endswith(".gguf")
     assert report["machine"]["memory_free"] > 0
     assert {model["name"] for model in report["models"]} >= {"chinese-alpaca-2-7b", "chinese-alpaca-2-13b"}
