@@ -4,9 +4,10 @@ BIN := .venv/bin
 
 # How llama.cpp is compiled, as far as the compiler knows these flags. GCC before 11.5, 12.4 and 13.3 drops stores that AMX
 # needs, and with AVX512-FP16 llama.cpp computes attention heads of 64 dimensions number by number.
-takes = $(shell $(CXX) $(1) -E -x c++ /dev/null >/dev/null 2>&1 && echo $(1))
-HALF = $(call takes,-mno-avx512fp16)
-INSTALL = CFLAGS="$(CFLAGS) $(HALF)" CXXFLAGS="$(CXXFLAGS) $(HALF) $(call takes,-fno-dse -fno-tree-dse)" \
+takes = $(shell $(1) $(2) -E -x c /dev/null >/dev/null 2>&1 && echo $(2))
+HALF = -mno-avx512fp16
+INSTALL = CFLAGS="$$CFLAGS $(call takes,$(CC),$(HALF))" \
+    CXXFLAGS="$$CXXFLAGS $(call takes,$(CXX),$(HALF)) $(call takes,$(CXX),-fno-dse -fno-tree-dse)" \
     $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help

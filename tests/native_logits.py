@@ -23,7 +23,10 @@ class Native:
         self.L = L = llama_cpp
         logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL)
         L.llama_backend_init()
-        self.model = L.llama_model_load_from_file(str(path).encode(), L.llama_model_default_params())
+        # llama.cpp sets up a thread's AMX tiles once, and PyTorch, which tests call in this thread, changes them.
+        settings = L.llama_model_default_params()
+        settings.use_extra_bufts = False
+        self.model = L.llama_model_load_from_file(str(path).encode(), settings)
         assert self.model, f"llama.cpp cannot load {path}"
         params = L.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = context, CHUNK, CHUNK

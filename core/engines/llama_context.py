@@ -27,7 +27,11 @@ OUTPUTS = 128
 
 
 class NativeContext:
-    """A context over shared weights: cache cells and forward passes. A `jobs.Decoder`; one thread only."""
+    """A context over shared weights: cache cells and forward passes. A `jobs.Decoder`.
+
+    One thread only, and one in which PyTorch does not compute: llama.cpp sets up a thread's AMX tiles once, and dies
+    when another library has changed them.
+    """
 
     def __init__(
         self,

@@ -2,8 +2,9 @@
 
 GCC before 11.5, 12.4 and 13.3 drops most of what a processor's tiles are configured with (GCC bug 114098), and the
 first pass of a quantized model ends the process on Intel's Xeons since Sapphire Rapids (llama.cpp issue 20824). Nothing
-of that can be caught, so a model of one layer goes first, elsewhere. The parent's half knows processes and one small
-file that remembers; the child's half (`python -m hanpaca.core.engines.llama_probe MODEL`) knows llama.cpp's plain API.
+of that can be caught, so a model of one layer goes first, elsewhere: with layouts for the processor and, where it dies,
+without. The parent's half knows processes and one small file that remembers; the child's half knows llama.cpp's plain
+API and says "ok".
 """
 
 from __future__ import annotations
@@ -12,21 +13,20 @@ import ctypes
 import json
 import logging
 import os
-import signal
+import platform
 import struct
 import subprocess
 import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
+
+from ..errors import HanpacaError
 
 FLAGS = "-fno-dse -fno-tree-dse"
 """What such a GCC is to compile llama.cpp's C++ with; the Makefile says so too."""
-_DEADLY = frozenset(
-    getattr(signal, name) for name in ("SIGSEGV", "SIGILL", "SIGBUS", "SIGABRT") if hasattr(signal, name)
-)
 _TIMEOUT = 60.0
+_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {} import main; main(sys.argv[2], sys.argv[3])"
 _WIDTH = 64
 """Of the model: its hidden size, its vocabulary and all else. Kernels for AMX take multiples of 32."""
 
@@ -36,11 +36,12 @@ _found: list[bool] = []
 
 
 def amx_works() -> bool:
-    """Whether weights may be laid out for AMX. True at once where this build has none, else tried once per build
-    (about a second) and remembered in the cache folder. False, with a warning, costs about half of the speed."""
+    """Whether weights may be laid out for the processor. True at once where llama.cpp was compiled without AMX, else
+    tried once per build (about a second) and remembered in the cache folder. False, with a warning, costs half of the
+    speed or more; where the trial itself failed it is made again by the next process. Raises nothing."""
     with _lock:
         if not _found:
-            _found.append(_amx_works())
+            _found.append(_amx_works() if has_amx() else True)
         return _found[0]
 
 
@@ -57,55 +58,73 @@ def _about() -> str:
 
 
 def _amx_works() -> bool:
-    if not has_amx():
-        return True
-    build = _build()
-    works = _remembered(build)
-    if works is None:
-        works, certain = _try()
-        if certain:
+    try:
+        build = _build()
+        works = _remembered(build)
+        if works is None:
+            works = _try()
             _remember(build, works)
+    except (OSError, ValueError, TypeError, subprocess.SubprocessError, HanpacaError) as error:
+        _log.warning("Whether llama.cpp can use AMX could not be tried, so it is not used now: %s", error)
+        return False
     if not works:
         _log.warning(
             "llama.cpp, as compiled here, cannot use this processor's AMX (GCC before 11.5, 12.4 and 13.3 breaks it): "
             'models run without it, at half the speed or less. Compile it again: CXXFLAGS="%s" pip install '
-            "--force-reinstall --no-deps --no-cache-dir llama-cpp-python",
+            "--force-reinstall --no-deps --no-cache-dir llama-cpp-python==%s (docs/en/engine.md says more)",
             FLAGS,
+            _version(),
         )
     return works
 
 
-def _try() -> tuple[bool, bool]:
-    """Whether the small model computes, and whether that is certain: a child may end for other reasons too."""
+def _try() -> bool:
+    """Whether the small model computes with layouts for the processor. Raises `ChildProcessError` if it does not
+    without them either, so that something else is wrong."""
+    if not sys.executable or getattr(sys, "frozen", False):
+        raise ChildProcessError("Python does not know its own program file")
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "probe.gguf"
         model.write_bytes(small_model())
-        try:
-            code = subprocess.run(_command(model), **_SILENT, timeout=_TIMEOUT, check=False).returncode
-        except (OSError, subprocess.TimeoutExpired) as error:
-            _log.info("AMX could not be tried: %s", error)
-            return False, False
-    return code == 0, code == 0 or -code in _DEADLY
+        if _computes(model, laid_out=True):
+            return True
+        if _computes(model, laid_out=False):
+            return False
+    raise ChildProcessError("a process that computes with llama.cpp ends early")
 
 
-_SILENT: dict[str, Any] = {
-    "stdin": subprocess.DEVNULL,
-    "stdout": subprocess.DEVNULL,
-    "stderr": subprocess.DEVNULL,
-}
+def _computes(model: Path, *, laid_out: bool) -> bool:
+    run = subprocess.run(
+        _command(model, laid_out),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        timeout=_TIMEOUT,
+        check=False,
+        start_new_session=True,  # Ctrl+C is for the caller
+    )
+    return run.stdout == b"ok"
 
 
-def _command(model: Path) -> list[str]:
-    return [sys.executable, "-m", __spec__.name, str(model)]
+def _command(model: Path, laid_out: bool) -> list[str]:
+    """`-P`: the current folder's modules are not Python's."""
+    return [sys.executable, "-P", "-c", _START.format(__name__), json.dumps(sys.path), str(model), str(int(laid_out))]
+
+
+def _version() -> str:
+    from .llama_native import library
+
+    return str(library().__version__)
 
 
 def _build() -> str:
-    """What the answer depends on: the library's files, and what it says of itself."""
+    """What the answer depends on: the machine, the library's files, and what it says of itself."""
     from .llama_native import library
 
-    folder = Path(os.environ.get("LLAMA_CPP_LIB_PATH") or Path(library().__file__).parent / "lib")
+    folder = Path(os.environ.get("LLAMA_CPP_LIB_PATH") or Path(library().__file__).parent / "lib").absolute()
     files = sorted(folder.glob("*ggml-cpu*"))
-    return "\n".join([*(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files), _about()])
+    stamps = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+    return "\n".join([platform.node(), platform.release(), *stamps, _about()])
 
 
 def _record() -> Path:
@@ -128,7 +147,7 @@ def _remember(build: str, works: bool) -> None:
     try:
         with new_file(_record()) as partial:
             partial.write_text(json.dumps({"build": build, "works": works}), "utf-8")
-    except OSError as error:
+    except (OSError, HanpacaError) as error:
         _log.info("%s cannot be written, so AMX is tried again next time: %s", _record(), error)
 
 
@@ -169,8 +188,8 @@ def _value(value: str | int | float) -> bytes:
     return struct.pack("<If", 6, value) if isinstance(value, float) else struct.pack("<II", 4, value)
 
 
-def main(model: str) -> None:
-    """The child: one pass of eight tokens. Ends with 0, or as llama.cpp ends it."""
+def main(model: str, laid_out: str) -> None:
+    """The child: one pass of eight tokens on the CPU. Says "ok", or ends as llama.cpp ends it."""
     try:
         import resource
 
@@ -179,14 +198,14 @@ def main(model: str) -> None:
         pass  # Windows has no core files
     import llama_cpp as L
 
-    weights = L.llama_model_load_from_file(os.fsencode(model), L.llama_model_default_params())
+    settings = L.llama_model_default_params()
+    settings.n_gpu_layers, settings.use_extra_bufts = 0, laid_out == "1"
+    weights = L.llama_model_load_from_file(os.fsencode(model), settings)
     params = L.llama_context_default_params()
     params.n_ctx, params.n_threads, params.n_threads_batch = 256, 2, 2
+    params.offload_kqv = params.op_offload = False
     context = L.llama_init_from_model(weights, params) if weights else None
     tokens = (ctypes.c_int32 * 8)(*range(8))
-    done = context and L.llama_decode(context, L.llama_batch_get_one(tokens, 8)) == 0
-    os._exit(0 if done else 1)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+    if context and L.llama_decode(context, L.llama_batch_get_one(tokens, 8)) == 0:
+        os.write(1, b"ok")
+    os._exit(0)
