@@ -135,7 +135,7 @@ def test_whatever_is_large_is_followed_or_refused_and_ends_nothing(grammar: str)
         for _ in range(30):
             held.accept(int(held.allowed().argmax()))
     except BadInput as error:
-        assert "too complex" in str(error) or "too large" in str(error)
+        assert any(why in str(error) for why in ("too complex", "too large", "takes too long"))
 
 
 def test_an_end_is_no_token_of_any_kind_before_the_end() -> None:
