@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.children import command
 from ..core.errors import BadInput, UnreadableDocument
 
 TIMEOUT = 60.0
@@ -24,7 +25,6 @@ WIDTH = 1000
 """Pixels of the picture's longer side."""
 _LEAST = 4
 """Characters of a quotation's beginning or end that are worth marking where a page holds no more of it."""
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from hanpaca.rag.drawing import serve; serve()"
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,8 @@ class Drawing:
 def draw(path: Path, page: int, quote: str = "") -> Drawing:
     """Draw a page. Raises `BadInput` for a page that is not there, `UnreadableDocument` for a broken file."""
     asked = json.dumps({"path": str(path.absolute()), "page": page, "quote": quote}).encode()
-    command = [sys.executable, "-c", _START, json.dumps(sys.path)]
     try:
-        run = subprocess.run(command, input=asked, capture_output=True, timeout=TIMEOUT, check=False)
+        run = subprocess.run(command(__name__, "serve"), input=asked, capture_output=True, timeout=TIMEOUT, check=False)
         told = json.loads(run.stdout) if run.returncode == 0 else {"problem": "Its page cannot be drawn."}
     except (subprocess.TimeoutExpired, ValueError) as error:
         raise UnreadableDocument(f"{path.name}: its page cannot be drawn.", "Read its text instead.") from error

@@ -20,6 +20,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any, Self
 
+from ..core.children import command
 from ..core.errors import BadInput, EmptyDocument, EngineFailure, EngineUnavailable, HanpacaError, UnreadableDocument
 from .readers import Document, Mark
 
@@ -28,9 +29,6 @@ TIMEOUT = 120.0
 _STARTING = 60.0
 """Seconds that the process itself may take to start; they are not the file's."""
 
-_START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from hanpaca.rag.reader_process import serve; serve()"
-)
 _ERRORS: dict[str, type[HanpacaError]] = {
     kind.__name__: kind for kind in (UnreadableDocument, EmptyDocument, BadInput, EngineUnavailable)
 }
@@ -103,7 +101,7 @@ class _Child:
         if not sys.executable:
             raise EngineUnavailable("Python does not know its own program file.", "Read the file without isolation.")
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, json.dumps(sys.path)],
+            command("hanpaca.rag.reader_process", "serve"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

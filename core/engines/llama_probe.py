@@ -21,12 +21,12 @@ import tempfile
 import threading
 from pathlib import Path
 
+from ..children import command
 from ..errors import HanpacaError
 
 FLAGS = "-fno-dse -fno-tree-dse"
 """What such a GCC is to compile llama.cpp's C++ with; the Makefile says so too."""
 _TIMEOUT = 60.0
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {} import main; main(sys.argv[2], sys.argv[3])"
 _WIDTH = 64
 """Of the model: its hidden size, its vocabulary and all else. Kernels for AMX take multiples of 32."""
 
@@ -107,8 +107,7 @@ def _computes(model: Path, *, laid_out: bool) -> bool:
 
 
 def _command(model: Path, laid_out: bool) -> list[str]:
-    """`-P`: the current folder's modules are not Python's."""
-    return [sys.executable, "-P", "-c", _START.format(__name__), json.dumps(sys.path), str(model), str(int(laid_out))]
+    return command(__name__, "main", str(model), str(int(laid_out)))
 
 
 def _version() -> str:

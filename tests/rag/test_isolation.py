@@ -127,8 +127,9 @@ def test_threads_take_turns(reader: ReaderProcess, tmp_path: Path) -> None:
 
 def test_memory_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that needs more than the limit is an error, and the process lives on."""
-    small = isolation._START.replace("serve()", "import hanpaca.rag.reader_process as p; p.MEMORY = 250 << 20; serve()")
-    monkeypatch.setattr(isolation, "_START", small)
+    small = isolation.command("hanpaca.rag.reader_process", "serve")
+    small[3] = small[3].replace("start(", "import hanpaca.rag.reader_process as p; p.MEMORY = 250 << 20; start(")
+    monkeypatch.setattr(isolation, "command", lambda module, function: small)
     big, fine = tmp_path / "big.txt", tmp_path / "fine.txt"
     with big.open("wb") as file:
         file.truncate(300 << 20)
